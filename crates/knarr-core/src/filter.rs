@@ -1,0 +1,246 @@
+//! Which paths are meant.
+
+use std::time::Duration;
+
+use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
+
+use crate::entry::{Entry, Kind};
+use crate::path::RelPath;
+use crate::time::Timestamp;
+
+/// Names that editors and desktop programs use for a moment; left out of watched folders by default.
+pub const TEMPORARY_NAMES: [&str; 12] = [
+    ".*.sw[a-p]",
+    ".*.sw[a-p]x",
+    "*~",
+    ".#*",
+    "#*#",
+    "4913",
+    ".goutputstream-*",
+    ".~lock.*#",
+    "~$*",
+    ".fuse_hidden*",
+    ".nfs[0-9a-f]*",
+    "*.crdownload",
+];
+
+/// Which paths are meant: globs, and limits on size and age.
+///
+/// A pattern without `/` is matched against the name at any depth; one with a `/` against the whole
+/// path, from the root. `*` does not match `/`, `**` does. Case matters. A directory that is excluded
+/// is not looked into. If there are includes, a file has to match one of them; directories are always
+/// looked into, as something below might match.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    include: Option<Globs>,
+    exclude: Option<Globs>,
+    /// Leave out smaller files (bytes).
+    pub min_size: Option<u64>,
+    /// Leave out larger files (bytes).
+    pub max_size: Option<u64>,
+    /// Leave out files that changed less long ago.
+    pub min_age: Option<Duration>,
+    /// Leave out files that changed longer ago.
+    pub max_age: Option<Duration>,
+}
+
+/// A glob that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("`{pattern}` is not a glob: {reason}")]
+pub struct FilterError {
+    /// The pattern.
+    pub pattern: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+#[derive(Debug, Clone)]
+struct Globs {
+    names: GlobSet,
+    paths: GlobSet,
+}
+
+impl Globs {
+    fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Option<Self>, FilterError> {
+        let (mut names, mut paths) = (GlobSetBuilder::new(), GlobSetBuilder::new());
+        let mut any = false;
+        for pattern in patterns {
+            any = true;
+            let error = |reason: String| FilterError {
+                pattern: pattern.to_owned(),
+                reason,
+            };
+            let trimmed = pattern.strip_suffix('/').unwrap_or(pattern);
+            let rooted = trimmed.strip_prefix('/').unwrap_or(trimmed);
+            if rooted.is_empty() {
+                return Err(error("it is empty".to_owned()));
+            }
+            let glob = GlobBuilder::new(rooted)
+                .literal_separator(true)
+                .build()
+                .map_err(|reason| error(reason.kind().to_string()))?;
+            if trimmed.contains('/') {
+                paths.add(glob)
+            } else {
+                names.add(glob)
+            };
+        }
+        let build = |builder: GlobSetBuilder| {
+            builder.build().map_err(|reason| FilterError {
+                pattern: "all together".to_owned(),
+                reason: reason.to_string(),
+            })
+        };
+        Ok(if any {
+            Some(Self {
+                names: build(names)?,
+                paths: build(paths)?,
+            })
+        } else {
+            None
+        })
+    }
+
+    fn matches(&self, path: &RelPath) -> bool {
+        self.names
+            .is_match_candidate(&Candidate::from_bytes(path.name()))
+            || (!self.paths.is_empty()
+                && self
+                    .paths
+                    .is_match_candidate(&Candidate::from_bytes(path.as_bytes())))
+    }
+}
+
+impl Filter {
+    /// A filter of globs.
+    ///
+    /// # Errors
+    /// [`FilterError`] for the first pattern that is none.
+    pub fn new<'a>(
+        include: impl IntoIterator<Item = &'a str>,
+        exclude: impl IntoIterator<Item = &'a str>,
+    ) -> Result<Self, FilterError> {
+        Ok(Self {
+            include: Globs::new(include)?,
+            exclude: Globs::new(exclude)?,
+            ..Self::default()
+        })
+    }
+
+    /// Whether everything passes.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.include.is_none() && self.exclude.is_none() && !self.limits_entries()
+    }
+
+    /// Whether size or age matter, so that [`Filter::takes_entry`] has to be asked.
+    #[must_use]
+    pub const fn limits_entries(&self) -> bool {
+        self.min_size.is_some()
+            || self.max_size.is_some()
+            || self.min_age.is_some()
+            || self.max_age.is_some()
+    }
+
+    /// Whether the path is meant, by its name alone. `false` for a directory leaves out all below.
+    #[must_use]
+    pub fn takes_path(&self, path: &RelPath, kind: Kind) -> bool {
+        if self
+            .exclude
+            .as_ref()
+            .is_some_and(|globs| globs.matches(path))
+        {
+            return false;
+        }
+        kind == Kind::Directory
+            || self
+                .include
+                .as_ref()
+                .is_none_or(|globs| globs.matches(path))
+    }
+
+    /// The same for a path that did not come from walking down from the root: no directory above
+    /// it may be excluded either.
+    #[must_use]
+    pub fn takes_path_from_root(&self, path: &RelPath, kind: Kind) -> bool {
+        let mut above = path.parent();
+        while let Some(directory) = above {
+            if !self.takes_path(&directory, Kind::Directory) {
+                return false;
+            }
+            above = directory.parent();
+        }
+        self.takes_path(path, kind)
+    }
+
+    /// Whether the file is meant, by size and age.
+    #[must_use]
+    pub fn takes_entry(&self, entry: &Entry, now: Timestamp) -> bool {
+        if entry.kind != Kind::File {
+            return true;
+        }
+        let age = entry.mtime.map(|mtime| now.since(mtime));
+        self.min_size.is_none_or(|least| entry.size >= least)
+            && self.max_size.is_none_or(|most| entry.size <= most)
+            && self
+                .min_age
+                .is_none_or(|least| age.is_none_or(|age| age >= least))
+            && self
+                .max_age
+                .is_none_or(|most| age.is_none_or(|age| age <= most))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> RelPath {
+        RelPath::new(text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn names_match_at_any_depth_and_paths_from_the_root() {
+        let filter = Filter::new(["*.csv.gz", "top/**/*.txt"], ["tmp", "/top/secret"]).unwrap();
+        for (text, expected) in [
+            ("a.csv.gz", true),
+            ("x/y/a.csv.gz", true),
+            ("a.csv", false),
+            ("top/x/y/b.txt", true),
+            ("other/top/b.txt", false),
+            ("x/tmp/a.csv.gz", false),
+            ("top/secret/a.csv.gz", false),
+            ("x/top/secret/a.csv.gz", true),
+        ] {
+            assert_eq!(
+                filter.takes_path_from_root(&path(text), Kind::File),
+                expected,
+                "{text}"
+            );
+        }
+        let odd = RelPath::new(*b"\xff.csv.gz").unwrap();
+        assert!(filter.takes_path(&odd, Kind::File));
+    }
+
+    #[test]
+    fn size_and_age_limit_files_only() {
+        let filter = Filter {
+            min_size: Some(10),
+            max_age: Some(Duration::from_secs(60)),
+            ..Filter::default()
+        };
+        let now = Timestamp::from_seconds(1_000);
+        let mut entry = Entry::file(path("a"), 10);
+        entry.mtime = Some(Timestamp::from_seconds(950));
+        assert!(filter.takes_entry(&entry, now));
+        entry.mtime = Some(Timestamp::from_seconds(900));
+        assert!(!filter.takes_entry(&entry, now));
+        assert!(filter.takes_entry(&Entry::directory(path("d")), now));
+    }
+
+    #[test]
+    fn a_broken_glob_is_named() {
+        let error = Filter::new(["ok", "a[b"], []).unwrap_err();
+        assert!(error.to_string().contains("a[b"), "{error}");
+    }
+}

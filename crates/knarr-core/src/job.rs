@@ -1,0 +1,39 @@
+//! The words of a job's specification that are plain data.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What becomes of a source file after its destination was verified.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum After {
+    /// It stays.
+    #[default]
+    Keep,
+    /// It is deleted.
+    Delete,
+    /// It is moved into this directory, relative to the watched directory; `done/` is usual.
+    Move(String),
+}
+
+/// What a deletion at the source means for the destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Deletes {
+    /// Nothing: what was delivered stays.
+    #[default]
+    Keep,
+    /// It is deleted there too.
+    Mirror,
+}
+
+/// How a delivery is verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Verify {
+    /// By the strongest means the destination offers without reading everything back.
+    #[default]
+    Offered,
+    /// By reading everything back and comparing hashes.
+    Full,
+}

@@ -1,0 +1,25 @@
+//! What Knarr decides with: paths, entries, the planner, job specifications, matching.
+//!
+//! Constraints: no I/O, no async, no clock, no randomness. The same input always gives the same
+//! answer, so every decision can be tested without a disk and replayed from a record.
+
+mod bytes_serde;
+pub mod entry;
+pub mod filter;
+pub mod hash;
+pub mod job;
+pub mod location;
+pub mod path;
+pub mod plan;
+pub mod record;
+pub mod retry;
+pub mod run;
+pub mod template;
+pub mod time;
+pub mod tree;
+pub mod units;
+
+pub use entry::{Entry, Identity, Kind};
+pub use hash::ContentHash;
+pub use path::RelPath;
+pub use time::{Clock, Timestamp};

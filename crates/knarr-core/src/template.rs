@@ -1,0 +1,276 @@
+//! Destination templates: `raw/{mtime:%Y/%m/%d}/{stem}.csv`.
+//!
+//! A fixed set of placeholders, no expressions. What comes out is checked as a [`RelPath`] again, so
+//! that no name can lead out of the destination (H-58).
+
+use jiff::tz::TimeZone;
+
+use crate::path::{PathError, RelPath};
+use crate::time::Timestamp;
+
+/// A destination path with placeholders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Template {
+    parts: Vec<Part>,
+    /// The text as it was written.
+    text: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Part {
+    Text(String),
+    Name,
+    Stem,
+    Extension,
+    Directory,
+    Mtime(String),
+    Now(String),
+}
+
+/// What a template is filled with.
+#[derive(Debug, Clone)]
+pub struct TemplateInput<'a> {
+    /// The path below the source's root, with the name that the steps gave the file.
+    pub path: &'a RelPath,
+    /// The source's mtime; `now` stands in where there is none.
+    pub mtime: Option<Timestamp>,
+    /// The time of the plan.
+    pub now: Timestamp,
+    /// The zone in which dates are written.
+    pub time_zone: &'a TimeZone,
+}
+
+/// Why a template is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TemplateError {
+    /// An unknown placeholder.
+    #[error(
+        "`{{{0}}}` is not a placeholder: use {{name}}, {{stem}}, {{extension}}, {{dir}}, {{mtime:%Y/%m/%d}} or {{now:%Y-%m-%d}}"
+    )]
+    Unknown(String),
+    /// A brace without its partner.
+    #[error("a brace is not closed in `{0}` (write {{{{ for a brace itself)")]
+    Unclosed(String),
+    /// A format that the calendar does not know.
+    #[error("`{0}` is not a date format: {1}")]
+    Format(String, String),
+    /// What came out is not a path.
+    #[error("the destination `{0}` that the template makes is not a path")]
+    Path(String, #[source] PathError),
+}
+
+impl Template {
+    /// Reads a template. One that is empty or ends in `/` is a directory: the source's path is put below it.
+    ///
+    /// # Errors
+    /// A [`TemplateError`].
+    pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        let unclosed = || TemplateError::Unclosed(text.to_owned());
+        let (mut parts, mut literal) = (Vec::new(), String::new());
+        let mut rest = text.chars();
+        while let Some(character) = rest.next() {
+            match character {
+                '{' if rest.as_str().starts_with('{') => {
+                    rest.next();
+                    literal.push('{');
+                }
+                '}' if rest.as_str().starts_with('}') => {
+                    rest.next();
+                    literal.push('}');
+                }
+                '{' => {
+                    let (inside, behind) = rest.as_str().split_once('}').ok_or_else(unclosed)?;
+                    if !literal.is_empty() {
+                        parts.push(Part::Text(std::mem::take(&mut literal)));
+                    }
+                    parts.push(placeholder(inside)?);
+                    rest = behind.chars();
+                }
+                '}' => return Err(unclosed()),
+                other => literal.push(other),
+            }
+        }
+        let is_directory = text.is_empty() || text.ends_with('/');
+        if !literal.is_empty() {
+            parts.push(Part::Text(literal));
+        }
+        if is_directory {
+            parts.extend([Part::Directory, Part::Text("/".to_owned()), Part::Name]);
+        }
+        Ok(Self {
+            parts,
+            text: text.to_owned(),
+        })
+    }
+
+    /// Whether the result is always the source's path itself.
+    #[must_use]
+    pub const fn is_identity(&self) -> bool {
+        self.text.is_empty()
+    }
+
+    /// Whether the same source path can lead to another destination path at another time.
+    #[must_use]
+    pub fn depends_on_time(&self) -> bool {
+        self.parts
+            .iter()
+            .any(|part| matches!(part, Part::Mtime(_) | Part::Now(_)))
+    }
+
+    /// Fills the template.
+    ///
+    /// # Errors
+    /// [`TemplateError::Path`] if what comes out is not a path.
+    pub fn fill(&self, input: &TemplateInput<'_>) -> Result<RelPath, TemplateError> {
+        let mut bytes = Vec::with_capacity(self.text.len() + input.path.as_bytes().len());
+        let name = input.path.name();
+        let dot = name
+            .iter()
+            .skip(1)
+            .rposition(|byte| *byte == b'.')
+            .map(|position| position + 1);
+        let (stem, extension) = name.split_at(dot.unwrap_or(name.len()));
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => bytes.extend_from_slice(text.as_bytes()),
+                Part::Name => bytes.extend_from_slice(name),
+                Part::Stem => bytes.extend_from_slice(stem),
+                Part::Extension => {
+                    bytes.extend_from_slice(extension.strip_prefix(b".").unwrap_or(extension));
+                }
+                Part::Directory => {
+                    if let Some(parent) = input.path.parent() {
+                        bytes.extend_from_slice(parent.as_bytes());
+                    }
+                }
+                Part::Mtime(format) => {
+                    push_date(&mut bytes, format, input.mtime.unwrap_or(input.now), input);
+                }
+                Part::Now(format) => push_date(&mut bytes, format, input.now, input),
+            }
+        }
+        // An empty {dir} leaves a slash too many; anything else that is odd is refused.
+        let mut path: Vec<u8> = Vec::with_capacity(bytes.len());
+        for byte in bytes {
+            if byte == b'/' && (path.is_empty() || path.last() == Some(&b'/')) {
+                continue;
+            }
+            path.push(byte);
+        }
+        RelPath::new(path.clone()).map_err(|source| {
+            TemplateError::Path(crate::path::printable(&path).to_string(), source)
+        })
+    }
+}
+
+fn push_date(bytes: &mut Vec<u8>, format: &str, at: Timestamp, input: &TemplateInput<'_>) {
+    let date = at.to_calendar().to_zoned(input.time_zone.clone());
+    // Formats were tried when the template was read.
+    let text = jiff::fmt::strtime::format(format, &date).unwrap_or_default();
+    bytes.extend_from_slice(text.as_bytes());
+}
+
+fn placeholder(inside: &str) -> Result<Part, TemplateError> {
+    let (name, format) = match inside.split_once(':') {
+        Some((name, format)) => (name, Some(format)),
+        None => (inside, None),
+    };
+    match (name, format) {
+        ("name", None) => Ok(Part::Name),
+        ("stem", None) => Ok(Part::Stem),
+        ("extension", None) => Ok(Part::Extension),
+        ("dir", None) => Ok(Part::Directory),
+        ("mtime", Some(format)) => Ok(Part::Mtime(checked_format(format)?)),
+        ("now", Some(format)) => Ok(Part::Now(checked_format(format)?)),
+        _ => Err(TemplateError::Unknown(inside.to_owned())),
+    }
+}
+
+fn checked_format(format: &str) -> Result<String, TemplateError> {
+    let error = |reason: String| TemplateError::Format(format.to_owned(), reason);
+    let probe = jiff::Timestamp::UNIX_EPOCH.to_zoned(TimeZone::UTC);
+    let text = jiff::fmt::strtime::format(format, &probe).map_err(|e| error(e.to_string()))?;
+    if text.is_empty() {
+        return Err(error("it is empty".to_owned()));
+    }
+    Ok(format.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn fill(template: &str, path: &str) -> Result<String, TemplateError> {
+        let path = RelPath::new(path.as_bytes()).unwrap();
+        let input = TemplateInput {
+            path: &path,
+            mtime: Some(Timestamp::from_seconds(1_795_251_600)),
+            now: Timestamp::from_seconds(1_795_338_000),
+            time_zone: &TimeZone::UTC,
+        };
+        Template::parse(template)?
+            .fill(&input)
+            .map(|path| path.to_string())
+    }
+
+    #[test]
+    fn placeholders_are_filled() {
+        for (template, path, expected) in [
+            ("", "a/b.csv", "a/b.csv"),
+            ("raw/", "a/b.csv", "raw/a/b.csv"),
+            ("raw/{mtime:%Y/%m/%d}/", "b.csv", "raw/2026/11/21/b.csv"),
+            (
+                "{now:%Y-%m-%d}/{stem}.{extension}.bak",
+                "x/b.tar.gz",
+                "2026-11-22/b.tar.gz.bak",
+            ),
+            ("{dir}/{name}", "b.csv", "b.csv"),
+            ("{{x}}/{stem}", ".profile", "{x}/.profile"),
+        ] {
+            assert_eq!(fill(template, path).unwrap(), expected, "{template}");
+        }
+    }
+
+    #[test]
+    fn k12_no_template_leads_out_of_the_destination() {
+        assert!(matches!(
+            fill("../{name}", "a"),
+            Err(TemplateError::Path(..))
+        ));
+        assert!(matches!(
+            fill("{extension}", "a.."),
+            Err(TemplateError::Path(..))
+        ));
+        assert_eq!(fill("x/{stem}", "..a.txt").unwrap(), "x/..a");
+    }
+
+    #[test]
+    fn h58_only_known_placeholders_are_taken() {
+        for text in [
+            "{x}",
+            "{name:%Y}",
+            "{mtime}",
+            "{",
+            "a}",
+            "{mtime:}",
+            "{mtime:%!}",
+            "{{{name}",
+        ] {
+            assert!(Template::parse(text).is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_template_gives_a_path_or_an_error(template in ".{0,20}", path in "[a.{}/]{1,9}") {
+            if let (Ok(template), Ok(path)) = (Template::parse(&template), RelPath::new(path.into_bytes())) {
+                let input = TemplateInput { path: &path, mtime: None, now: Timestamp::from_seconds(0), time_zone: &TimeZone::UTC };
+                if let Ok(filled) = template.fill(&input) {
+                    prop_assert!(RelPath::new(filled.as_bytes()).is_ok());
+                }
+            }
+        }
+    }
+}
