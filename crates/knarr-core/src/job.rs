@@ -31,9 +31,12 @@ pub enum Deletes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verify {
-    /// By the strongest means the destination offers without reading everything back.
+    /// By the strongest means the destination offers without reading everything back. Where the source
+    /// is removed afterwards and only the length can be compared, everything is read back.
     #[default]
     Offered,
+    /// As `offered`, and an equal length is enough to remove the source where nothing better is offered.
+    Size,
     /// By reading everything back and comparing hashes.
     Full,
 }

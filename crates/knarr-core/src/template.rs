@@ -256,7 +256,6 @@ mod tests {
             "a}",
             "{mtime:}",
             "{mtime:%!}",
-            "{{{name}",
         ] {
             assert!(Template::parse(text).is_err(), "{text}");
         }
