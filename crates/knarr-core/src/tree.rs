@@ -15,6 +15,14 @@ pub enum TreeItem {
     Problem(Problem),
     /// Something may be there that could not be seen.
     Incomplete(Incomplete),
+    /// Something is there that is not meant now (too large, too young): left alone on both sides, and
+    /// not worth a word.
+    Excluded {
+        /// Where.
+        path: RelPath,
+        /// What.
+        kind: Kind,
+    },
 }
 
 /// A path that cannot be handled here: its name, its permissions, its kind.

@@ -354,6 +354,7 @@ impl<I: Iterator<Item = TreeItem>> Listed<I> {
         match self.items.peek()? {
             TreeItem::Entry(entry) => Some((&entry.path, entry.kind)),
             TreeItem::Problem(problem) => Some((&problem.path, problem.kind)),
+            TreeItem::Excluded { path, kind } => Some((path, *kind)),
             TreeItem::Incomplete(_) => None,
         }
     }
@@ -376,6 +377,9 @@ impl<I: Iterator<Item = TreeItem>> Listed<I> {
         let same = |item: &TreeItem| match item {
             TreeItem::Entry(entry) => entry.kind == kind && entry.path == *path,
             TreeItem::Problem(problem) => problem.kind == kind && problem.path == *path,
+            TreeItem::Excluded { path: excluded, kind: its_kind } => {
+                *its_kind == kind && excluded == path
+            }
             TreeItem::Incomplete(_) => false,
         };
         let mut seen = None;
@@ -394,6 +398,7 @@ impl<I: Iterator<Item = TreeItem>> Listed<I> {
                     self.reports.push(problem);
                     seen = Some(Seen::Unknown);
                 }
+                TreeItem::Excluded { .. } => seen = Some(Seen::Unknown),
                 TreeItem::Incomplete(_) => {}
             }
         }

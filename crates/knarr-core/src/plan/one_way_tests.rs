@@ -199,6 +199,19 @@ fn k5_a_problem_is_not_an_absence() {
 }
 
 #[test]
+fn k5_what_a_size_limit_leaves_out_is_neither_moved_nor_removed() {
+    let excluded = |name: &str| TreeItem::Excluded {
+        path: path(name),
+        kind: Kind::File,
+    };
+    let destination = tree(&[("big", 1), ("gone", 1)]);
+    assert_eq!(
+        planned(vec![excluded("big")], destination, &Policy::new(Mode::Mirror)),
+        ["remove gone"]
+    );
+}
+
+#[test]
 fn an_incomplete_destination_gets_nothing_where_it_could_not_be_seen() {
     let mut destination = tree(&[("a/", 0)]);
     let incomplete = Incomplete {
