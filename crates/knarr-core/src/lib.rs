@@ -5,6 +5,7 @@
 
 mod bytes_serde;
 pub mod entry;
+pub mod exercise;
 pub mod filter;
 pub mod hash;
 pub mod job;

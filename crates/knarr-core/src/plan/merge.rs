@@ -377,9 +377,10 @@ impl<I: Iterator<Item = TreeItem>> Listed<I> {
         let same = |item: &TreeItem| match item {
             TreeItem::Entry(entry) => entry.kind == kind && entry.path == *path,
             TreeItem::Problem(problem) => problem.kind == kind && problem.path == *path,
-            TreeItem::Excluded { path: excluded, kind: its_kind } => {
-                *its_kind == kind && excluded == path
-            }
+            TreeItem::Excluded {
+                path: excluded,
+                kind: its_kind,
+            } => *its_kind == kind && excluded == path,
             TreeItem::Incomplete(_) => false,
         };
         let mut seen = None;

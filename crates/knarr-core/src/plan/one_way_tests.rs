@@ -206,7 +206,11 @@ fn k5_what_a_size_limit_leaves_out_is_neither_moved_nor_removed() {
     };
     let destination = tree(&[("big", 1), ("gone", 1)]);
     assert_eq!(
-        planned(vec![excluded("big")], destination, &Policy::new(Mode::Mirror)),
+        planned(
+            vec![excluded("big")],
+            destination,
+            &Policy::new(Mode::Mirror)
+        ),
         ["remove gone"]
     );
 }
