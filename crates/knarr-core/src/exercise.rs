@@ -68,7 +68,7 @@ pub fn template(bytes: &[u8]) {
         return;
     };
     if let Ok(filter) = filter {
-        drop(filter.takes_path_from_root(&path, Kind::File).then_some(()));
+        let _taken: bool = filter.takes_path_from_root(&path, Kind::File);
     }
     let input = TemplateInput {
         path: &path,

@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::plan::decide::decide_existing;
 pub use crate::plan::guard::{Brake, MassDeletion};
-pub use crate::plan::merge::{Plan, plan};
+pub use crate::plan::merge::{Counts, Plan, plan};
 pub use crate::plan::names::{conflict_path, numbered_path};
 
 use crate::entry::Entry;

@@ -1,0 +1,28 @@
+//! Runs jobs and commands: observe, plan, move, record.
+//!
+//! Constraints: at most [`execute`](crate)'s window of operations is under way at a time, whatever the
+//! number of files; nothing is called done before it is recorded; nothing is removed because of what
+//! could not be seen.
+
+mod bulk;
+mod checkpoint;
+mod commit;
+mod conflict;
+mod context;
+mod error;
+mod execute;
+mod journal;
+mod lock;
+pub mod node;
+pub mod observer;
+pub mod oneshot;
+pub mod plan_file;
+mod planning;
+mod put;
+mod removal;
+mod transfer;
+
+pub use error::{EngineError, chain};
+pub use journal::degraded_setting;
+pub use observer::Observer;
+pub use planning::Planned;

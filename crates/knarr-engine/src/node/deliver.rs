@@ -1,0 +1,562 @@
+//! Delivers one dirty path: decide, move, commit, record, and what follows.
+//!
+//! The destination is not listed; it is known through the synced tree. What the job delivered itself
+//! may be replaced by its next version. What it finds there and did not deliver is a matter of
+//! `if_exists`, asked when the commit refuses to replace it.
+
+use std::sync::Arc;
+
+use knarr_core::entry::{Entry, Kind};
+use knarr_core::job::Deletes;
+use knarr_core::plan::{Decision, IfExists, Operation, Policy, Side, SymlinkPolicy, decide_existing};
+use knarr_core::record::{Action, CustodyRecord, Evidence};
+use knarr_core::template::TemplateInput;
+use knarr_core::tree::Synced;
+use knarr_core::{ContentHash, RelPath};
+use knarr_remote::{
+    Committed, ErrorKind, NewNode, Removal, RemoteError, RenameOptions, Replace, WriteOptions,
+};
+use knarr_store::dirty::{Dirty, Seen};
+
+use crate::context::Context;
+use crate::error::EngineError;
+use crate::journal::Change;
+use crate::node::observe::Mark;
+use crate::node::spec::WatchJob;
+use crate::observer::{Event, Trouble};
+use crate::put::{self, PutError};
+use crate::transfer::{self, Moved, RESUMABLE_FROM_BYTES, Target, Transfer, TransferError};
+
+/// What became of a dirty path.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    /// In order, and recorded.
+    Settled,
+    /// It needs a look at everything below it first.
+    Rescan(RelPath),
+    /// Not complete yet: look again after the job's settle time.
+    Unsettled,
+    /// A deletion that the brake has to let through.
+    Braked,
+    /// It cannot be handled, and stays as it is until a person or another version acts.
+    Park(String),
+    /// It did not work.
+    Failed(PutError),
+}
+
+/// Whether the brake lets deletions through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deletions {
+    /// Few enough, or approved.
+    Allowed,
+    /// Held until a person approves.
+    Held,
+}
+
+/// Where a file goes.
+enum Place {
+    /// To this path, replacing this.
+    Free(RelPath, Replace),
+    /// Nowhere: policy says to leave what is there.
+    Leave(&'static str),
+    /// Nowhere, and a person has to see why.
+    Refuse(String),
+}
+
+/// One lane of a job: one watched directory.
+#[derive(Debug)]
+pub(crate) struct Delivering {
+    pub(crate) job: Arc<WatchJob>,
+    pub(crate) context: Arc<Context>,
+}
+
+impl Delivering {
+    /// Does what `dirty` needs.
+    ///
+    /// # Errors
+    /// Only if the state could not be recorded.
+    pub(crate) async fn deliver(
+        &self,
+        dirty: &Dirty,
+        deletions: Deletions,
+    ) -> Result<Outcome, EngineError> {
+        let result = self.attempt(dirty, deletions).await;
+        match result {
+            Ok(outcome) => Ok(outcome),
+            Err(PutError::Engine(error)) => Err(error),
+            Err(error) => Ok(Outcome::Failed(error)),
+        }
+    }
+
+    async fn attempt(&self, dirty: &Dirty, deletions: Deletions) -> Result<Outcome, PutError> {
+        let path = &dirty.path;
+        let now = self.context.source.stat(path).await.map_err(PutError::Remote)?;
+        let synced = self.context.journal.synced(path).await.map_err(PutError::Engine)?;
+        let entry = now.filter(|entry| is_meant(&self.job, entry, dirty.kind));
+        if let Some(from) = &dirty.renamed_from {
+            if let Some(entry) = &entry
+                && let Some(outcome) = self.renamed(from, entry, dirty).await?
+            {
+                return Ok(outcome);
+            }
+            // It becomes a new path and one that is gone.
+            self.mark_gone(from, dirty.kind).await?;
+        }
+        let Some(entry) = entry else {
+            return self.gone(dirty, synced, deletions).await;
+        };
+        match entry.kind {
+            Kind::Directory => Ok(match dirty.renamed_from {
+                Some(_) => Outcome::Rescan(path.clone()),
+                None => self.settle(dirty, Vec::new()).await?,
+            }),
+            Kind::Special => {
+                Ok(Outcome::Park("a FIFO, socket or device is not copied".to_owned()))
+            }
+            Kind::File | Kind::Symlink => self.put(dirty, entry, synced).await,
+        }
+    }
+
+    async fn put(
+        &self,
+        dirty: &Dirty,
+        entry: Entry,
+        synced: Option<Synced>,
+    ) -> Result<Outcome, PutError> {
+        let delivered = synced.as_ref().is_some_and(|synced| {
+            synced.source.still_describes(&entry) && synced.source.identity == entry.identity
+        });
+        if delivered {
+            return self.settle(dirty, Vec::new()).await;
+        }
+        if !self.job.filter.takes_entry(&entry, self.context.clock.now()) {
+            return Ok(match self.job.filter.min_age {
+                // It gets older by itself.
+                Some(_) => Outcome::Unsettled,
+                None => self.settle(dirty, Vec::new()).await?,
+            });
+        }
+        if entry.kind == Kind::Symlink && self.job.symlinks != SymlinkPolicy::Keep {
+            return self.settle(dirty, Vec::new()).await;
+        }
+        let started = self.context.clock.now();
+        let mut decided = Decided { synced, look: false, left: None, replaced: false };
+        let moved = match entry.kind {
+            Kind::Symlink => self.put_link(&entry, &mut decided).await?,
+            _ => self.put_file(&entry, &mut decided).await?,
+        };
+        let Some((destination_path, mut committed, facts)) = moved else {
+            let reason = decided.left.unwrap_or_else(|| "it was left".to_owned());
+            return Ok(Outcome::Park(reason));
+        };
+        let action = if decided.replaced { Action::Updated } else { Action::Created };
+        if let Some(hash) = facts.output_hash {
+            put::verify(&self.context, &self.context.destination, &destination_path, hash, &mut committed)
+                .await?;
+        }
+        let mut record = self.custody(action, &entry, dirty);
+        record.duration_microseconds = put::microseconds(self.context.clock.now(), started);
+        record.destination = self.shown(&destination_path);
+        record.source_hash = facts.source_hash;
+        record.moved_bytes = facts.sent;
+        record.steps = facts.steps;
+        record.evidence = committed.evidence.clone();
+        let synced = put::synced(
+            Side::Destination,
+            &entry,
+            &committed.entry,
+            &destination_path,
+            facts.source_hash,
+        );
+        let changes = vec![
+            Change::Synced(Box::new(synced)),
+            Change::Custody(Box::new(record)),
+            Change::ClearCheckpoint { to: Side::Destination, path: destination_path },
+        ];
+        let outcome = self.settle(dirty, changes).await?;
+        put::delivered(&self.context, &entry, action);
+        if self.context.removes_source() {
+            put::dispose(&self.context, &entry).await.map_err(PutError::Engine)?;
+        }
+        Ok(outcome)
+    }
+
+    async fn put_file(
+        &self,
+        entry: &Entry,
+        decided: &mut Decided,
+    ) -> Result<Option<(RelPath, Committed, Facts)>, PutError> {
+        // Twice: when the commit finds what nobody knew of, that is looked at and decided on once.
+        for _ in 0..3 {
+            let Ok(slot) = self.context.slots.acquire().await else {
+                return Err(PutError::Transfer(TransferError::Cancelled));
+            };
+            let mut target_path = None;
+            let moved = self.stage(entry, decided, &mut target_path).await?;
+            drop(slot);
+            let (Some(moved), Some(path)) = (moved, target_path) else {
+                return Ok(None);
+            };
+            let Moved { staged, source_hash, output_hash, sent, steps } = moved;
+            match self.context.commits.commit(staged).await {
+                Ok(committed) => {
+                    let facts = Facts {
+                        source_hash: Some(source_hash),
+                        output_hash: Some(output_hash),
+                        sent,
+                        steps,
+                    };
+                    return Ok(Some((path, committed, facts)));
+                }
+                Err(error) if is_taken(&error) => decided.synced = None,
+                Err(error) => return Err(PutError::Remote(error)),
+            }
+            decided.look = true;
+        }
+        Err(PutError::Transfer(TransferError::Changed))
+    }
+
+    async fn stage(
+        &self,
+        entry: &Entry,
+        decided: &mut Decided,
+        target_path: &mut Option<RelPath>,
+    ) -> Result<Option<Moved>, PutError> {
+        let transfer = |target| Transfer {
+            source: self.context.source.as_ref(),
+            entry,
+            destination: self.context.destination.as_ref(),
+            target,
+            steps: &self.job.steps,
+            observer: self.context.observer.as_ref(),
+            cancel: &self.context.cancel,
+        };
+        if self.job.steps.is_empty() {
+            let Some(target) = self.target(entry, entry.path.clone(), decided).await? else {
+                return Ok(None);
+            };
+            *target_path = Some(target.path.clone());
+            let moved = transfer::plain(&transfer(Some(target))).await;
+            return moved.map(Some).map_err(PutError::Transfer);
+        }
+        let resolve = move |named: RelPath| async move {
+            match self.target(entry, named, decided).await {
+                Ok(target) => {
+                    *target_path = target.as_ref().map(|target| target.path.clone());
+                    Ok(target)
+                }
+                Err(PutError::Remote(error)) => Err(TransferError::Destination(error)),
+                Err(PutError::Transfer(error)) => Err(error),
+                Err(PutError::Damaged | PutError::Engine(_)) => Err(TransferError::Cancelled),
+            }
+        };
+        transfer::through_steps(&transfer(None), resolve).await.map_err(PutError::Transfer)
+    }
+
+    async fn put_link(
+        &self,
+        entry: &Entry,
+        decided: &mut Decided,
+    ) -> Result<Option<(RelPath, Committed, Facts)>, PutError> {
+        let Some(target) = self.target(entry, entry.path.clone(), decided).await? else {
+            return Ok(None);
+        };
+        let node = NewNode::Symlink { target: entry.link_target.clone().unwrap_or_default() };
+        let options = WriteOptions {
+            replace: target.replace,
+            ..WriteOptions::new(node, target.staged_id)
+        };
+        let written = async {
+            let upload = self.context.destination.write(&target.path, options).await?;
+            let staged = upload.stage(0, ContentHash::of(b"")).await?;
+            self.context.commits.commit(staged).await
+        };
+        let committed = written.await.map_err(PutError::Remote)?;
+        Ok(Some((target.path, committed, Facts::default())))
+    }
+
+    /// Where the file goes, under the name that the steps gave it; nothing if it is left.
+    async fn target(
+        &self,
+        entry: &Entry,
+        named: RelPath,
+        decided: &mut Decided,
+    ) -> Result<Option<Target>, PutError> {
+        let (path, replace) = match self.place(entry, named, decided).await? {
+            Place::Free(path, replace) => (path, replace),
+            Place::Leave(reason) => {
+                decided.left = Some(reason.to_owned());
+                return Ok(None);
+            }
+            Place::Refuse(reason) => {
+                decided.left = Some(reason);
+                return Ok(None);
+            }
+        };
+        decided.replaced = !matches!(replace, Replace::Nothing);
+        let journal = &self.context.journal;
+        let resumable = entry.size >= RESUMABLE_FROM_BYTES && self.job.steps.is_empty();
+        let (resume, checkpoints) = if resumable {
+            let found = journal.checkpoints(Side::Destination, &path, entry).await;
+            let (resume, sink) = found.map_err(PutError::Engine)?;
+            (resume, Some(sink))
+        } else {
+            (None, None)
+        };
+        let (staged_id, verify) = (journal.staged_id(&path), self.context.verify);
+        Ok(Some(Target { path, staged_id, replace, verify, resume, checkpoints }))
+    }
+
+    async fn place(
+        &self,
+        entry: &Entry,
+        named: RelPath,
+        decided: &Decided,
+    ) -> Result<Place, PutError> {
+        let input = TemplateInput {
+            path: &named,
+            mtime: entry.mtime,
+            now: self.context.clock.now(),
+            time_zone: &self.job.time_zone,
+        };
+        let path = match self.job.template.fill(&input) {
+            Ok(path) => path,
+            Err(error) => return Ok(Place::Refuse(crate::error::chain(&error))),
+        };
+        if let Some(synced) = &decided.synced
+            && *synced.at_destination() == path
+        {
+            // Delivered by this job: its next version may replace it.
+            return Ok(match self.job.if_exists {
+                IfExists::KeepBoth => self.beside(path).await?,
+                _ => Place::Free(path, Replace::Seen(synced.destination.clone())),
+            });
+        }
+        if !decided.look && self.job.if_exists != IfExists::KeepBoth {
+            // Most names are new; the commit refuses to replace what is there after all.
+            return Ok(Place::Free(path, Replace::Nothing));
+        }
+        let there = self.context.destination.stat(&path).await.map_err(PutError::Remote)?;
+        let Some(there) = there else {
+            return Ok(Place::Free(path, Replace::Nothing));
+        };
+        let policy = Policy {
+            if_exists: self.job.if_exists,
+            adopt: false,
+            ..self.context.policy.clone()
+        };
+        let ours = Entry { path: path.clone(), ..entry.clone() };
+        let fingerprint = there.fingerprint();
+        Ok(match decide_existing(ours, there, &policy) {
+            Some(Decision::Operation(Operation::Put { beside, .. })) => match beside {
+                knarr_core::plan::Beside::No => Place::Free(path, Replace::Seen(fingerprint)),
+                knarr_core::plan::Beside::Numbered => self.beside(path).await?,
+            },
+            Some(Decision::Problem(problem)) => Place::Refuse(problem.message),
+            Some(Decision::Operation(_) | Decision::Conflict(_)) | None => {
+                Place::Leave("a file of this name is at the destination, and if_exists says to leave it")
+            }
+        })
+    }
+
+    async fn beside(&self, path: RelPath) -> Result<Place, PutError> {
+        let destination = self.context.destination.as_ref();
+        if destination.stat(&path).await.map_err(PutError::Remote)?.is_none() {
+            return Ok(Place::Free(path, Replace::Nothing));
+        }
+        let free = put::free_name(destination, &path).await.map_err(PutError::Remote)?;
+        Ok(Place::Free(free, Replace::Nothing))
+    }
+
+    /// The source does not have it any more, or it is not meant.
+    async fn gone(
+        &self,
+        dirty: &Dirty,
+        synced: Option<Synced>,
+        deletions: Deletions,
+    ) -> Result<Outcome, PutError> {
+        if dirty.kind == Kind::Directory {
+            return Ok(Outcome::Rescan(dirty.path.clone()));
+        }
+        let Some(synced) = synced else {
+            return self.settle(dirty, Vec::new()).await;
+        };
+        let forget = Change::Forget { path: dirty.path.clone(), kind: dirty.kind };
+        if self.job.deletes == Deletes::Keep {
+            return self.settle(dirty, vec![forget]).await;
+        }
+        if deletions == Deletions::Held {
+            return Ok(Outcome::Braked);
+        }
+        self.delete(dirty, &synced, forget).await
+    }
+
+    async fn delete(
+        &self,
+        dirty: &Dirty,
+        synced: &Synced,
+        forget: Change,
+    ) -> Result<Outcome, PutError> {
+        let removal = Removal {
+            path: synced.at_destination().clone(),
+            kind: dirty.kind,
+            seen: Some(synced.destination.clone()),
+        };
+        let mut seen = Entry::file(dirty.path.clone(), synced.source.size);
+        seen.kind = dirty.kind;
+        let mut record = self.custody(Action::Deleted, &seen, dirty);
+        record.destination = self.shown(&removal.path);
+        let result = self.context.destination.remove(std::slice::from_ref(&removal)).await.pop();
+        match result.unwrap_or(Ok(())) {
+            Ok(()) => {
+                let (path, action) = (&dirty.path, Action::Deleted);
+                self.context.observer.event(&Event::Finished { path, action, bytes: 0 });
+            }
+            Err(error) if error.kind == ErrorKind::Changed => {
+                record.action = Action::Skipped;
+                record.message = Some(
+                    "the source is gone, but the destination's file was changed there, so it stays"
+                        .to_owned(),
+                );
+            }
+            Err(error) => return Err(PutError::Remote(error)),
+        }
+        self.settle(dirty, vec![forget, Change::Custody(Box::new(record))]).await
+    }
+
+    /// Carries a rename over, if that is possible; otherwise says nothing and the path is sent anew.
+    async fn renamed(
+        &self,
+        from: &RelPath,
+        entry: &Entry,
+        dirty: &Dirty,
+    ) -> Result<Option<Outcome>, PutError> {
+        let journal = &self.context.journal;
+        let (path, kind) = (&dirty.path, entry.kind);
+        if !self.job.mirrors_paths() || !self.context.destination.describe().capabilities.rename {
+            return Ok(None);
+        }
+        let unchanged = match kind {
+            Kind::Directory => journal.has_synced_below(from).await.map_err(PutError::Engine)?,
+            _ => {
+                let synced = journal.synced(from).await.map_err(PutError::Engine)?;
+                synced.is_some_and(|synced| synced.source.still_describes(entry))
+            }
+        };
+        // Somebody else may have taken the old name already: then it is not ours to rename.
+        let old_name_is_free = self.context.source.stat(from).await.map_err(PutError::Remote)?.is_none();
+        if !unchanged || !old_name_is_free {
+            return Ok(None);
+        }
+        let options = RenameOptions { replace: Replace::Nothing };
+        match self.context.destination.rename(from, path, options).await {
+            Ok(committed) => {
+                let mut record = self.custody(Action::Renamed, entry, dirty);
+                record.message = Some(format!("was \"{from}\""));
+                record.destination = self.shown(path);
+                let change = Change::RenameSynced {
+                    from: from.clone(),
+                    to: path.clone(),
+                    source: (kind != Kind::Directory).then(|| entry.fingerprint()),
+                    destination: (kind != Kind::Directory).then(|| committed.fingerprint()),
+                };
+                let changes = vec![change, Change::Custody(Box::new(record))];
+                let outcome = self.settle(dirty, changes).await?;
+                let action = Action::Renamed;
+                self.context.observer.event(&Event::Finished { path, action, bytes: 0 });
+                Ok(Some(if kind == Kind::Directory { Outcome::Rescan(path.clone()) } else { outcome }))
+            }
+            Err(error) if error.retry == knarr_remote::Retry::EndpointDown => {
+                Err(PutError::Remote(error))
+            }
+            Err(error) => {
+                tracing::debug!(%path, %error, "a rename becomes a copy");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn mark_gone(&self, path: &RelPath, kind: Kind) -> Result<(), PutError> {
+        let mark = Mark {
+            path: path.clone(),
+            kind,
+            observed: None,
+            ready_at: self.context.clock.now(),
+            because: None,
+            renamed_from: None,
+        };
+        let marked = self.context.journal.mark(vec![mark], Seen::Event).await;
+        marked.map_err(|error| PutError::Engine(EngineError::Store(error)))
+    }
+
+    async fn settle(&self, dirty: &Dirty, mut changes: Vec<Change>) -> Result<Outcome, PutError> {
+        changes.push(Change::Settle { path: dirty.path.clone(), generation: dirty.generation });
+        self.context.journal.record(changes).await.map_err(PutError::Engine)?;
+        Ok(Outcome::Settled)
+    }
+
+    fn custody(&self, action: Action, entry: &Entry, dirty: &Dirty) -> CustodyRecord {
+        let mut record = self.context.journal.custody(action, entry, Side::Destination);
+        record.seen_at = Some(dirty.first_seen);
+        record.complete_because.clone_from(&dirty.complete_because);
+        record.attempt = dirty.attempts + 1;
+        record
+    }
+
+    fn shown(&self, path: &RelPath) -> String {
+        self.context.journal.shown_at(Side::Destination, path)
+    }
+
+    /// Records an attempt that failed.
+    ///
+    /// # Errors
+    /// If the state could not be recorded.
+    pub(crate) async fn record_failure(
+        &self,
+        dirty: &Dirty,
+        action: Action,
+        message: &str,
+    ) -> Result<(), EngineError> {
+        let mut entry = Entry::file(dirty.path.clone(), dirty.observed.as_ref().map_or(0, |o| o.size));
+        entry.kind = dirty.kind;
+        entry.mtime = dirty.observed.as_ref().and_then(|observed| observed.mtime);
+        let mut record = self.custody(action, &entry, dirty);
+        record.message = Some(message.to_owned());
+        record.evidence = Evidence::None;
+        self.context.journal.record(vec![Change::Custody(Box::new(record))]).await?;
+        let kind = match action {
+            Action::Problem | Action::Parked => Trouble::Problem,
+            _ => Trouble::Error,
+        };
+        self.context.trouble(Some(&dirty.path), kind, message);
+        Ok(())
+    }
+}
+
+/// What was found out and decided while a file was staged.
+#[derive(Debug)]
+struct Decided {
+    synced: Option<Synced>,
+    /// Whether to look at the destination first.
+    look: bool,
+    left: Option<String>,
+    replaced: bool,
+}
+
+#[derive(Debug, Default)]
+struct Facts {
+    source_hash: Option<ContentHash>,
+    output_hash: Option<ContentHash>,
+    sent: u64,
+    steps: Vec<knarr_core::record::StepRecord>,
+}
+
+fn is_taken(error: &RemoteError) -> bool {
+    matches!(error.kind, ErrorKind::AlreadyExists | ErrorKind::Changed)
+}
+
+/// Whether what is there now is what the observation was about.
+fn is_meant(job: &WatchJob, entry: &Entry, kind: Kind) -> bool {
+    let same_family = (entry.kind == Kind::Directory) == (kind == Kind::Directory);
+    same_family && job.filter.takes_path_from_root(&entry.path, entry.kind)
+}

@@ -1,0 +1,281 @@
+//! One watched directory of a job, from its appearance to its disappearance, again and again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use knarr_core::plan::{Mode, Policy, Side};
+use knarr_fs::Root;
+use knarr_fs::watch::{WatchEvent, Watcher};
+use knarr_remote::Remote;
+use knarr_remote::local::LocalRemote;
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::commit::CommitQueue;
+use crate::context::{Context, Tally};
+use crate::error::EngineError;
+use crate::journal::{Journal, PairLabel};
+use crate::lock::PairLock;
+use crate::node::deliver::Delivering;
+use crate::node::health::Circuit;
+use crate::node::observe::{Ended, Observing};
+use crate::node::scan::{ScanRequest, Scanning};
+use crate::node::spec::WatchJob;
+use crate::node::work::Working;
+use crate::observer::{Event, Trouble};
+use crate::oneshot::Environment;
+
+/// How often a missing directory is looked for.
+const ROOT_POLL: Duration = Duration::from_secs(2);
+/// How many scans may wait; further ones are contained in them.
+const SCANS: usize = 64;
+
+/// One watched directory.
+#[derive(Debug)]
+pub(crate) struct Lane {
+    job: Arc<WatchJob>,
+    source: PathBuf,
+    environment: Environment,
+}
+
+/// What one incarnation of the directory shares.
+struct Incarnation {
+    root: Root,
+    journal: Journal,
+    cancel: CancellationToken,
+    wake: Arc<Notify>,
+    scans: mpsc::Sender<ScanRequest>,
+}
+
+impl Lane {
+    pub(crate) const fn new(job: Arc<WatchJob>, source: PathBuf, environment: Environment) -> Self {
+        Self { job, source, environment }
+    }
+
+    pub(crate) async fn run(self) -> Result<(), EngineError> {
+        let label = PairLabel {
+            job: self.job.name.clone(),
+            source: self.source.display().to_string(),
+            destination: self.job.destination.describe().location.clone(),
+        };
+        let _lock = PairLock::acquire(&self.environment.locks, &label)?;
+        let journal = Journal::open(&self.environment, &label, Some("watch")).await?;
+        journal.begin_lane().await?;
+        let cancel = &self.environment.cancel;
+        let mut told = false;
+        while !cancel.is_cancelled() {
+            match Root::open(&self.source) {
+                Ok(root) => {
+                    told = false;
+                    self.incarnation(root, &journal).await?;
+                }
+                Err(error) => {
+                    if !std::mem::replace(&mut told, true) {
+                        self.say(&format!(
+                            "waiting for the directory: {}",
+                            crate::error::chain(&error)
+                        ));
+                    }
+                }
+            }
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = tokio::time::sleep(ROOT_POLL) => {}
+            }
+        }
+        journal.finish_lane().await
+    }
+
+    /// Observes and works until the directory is gone or we are asked to stop.
+    async fn incarnation(&self, root: Root, journal: &Journal) -> Result<(), EngineError> {
+        let trusted = self.check_identity(&root, journal).await?;
+        let cancel = self.environment.cancel.child_token();
+        let (scans, requests) = mpsc::channel(SCANS);
+        let incarnation = Incarnation {
+            root,
+            journal: journal.clone(),
+            cancel: cancel.clone(),
+            wake: Arc::new(Notify::new()),
+            scans,
+        };
+        let tasks = TaskTracker::new();
+        let working = self.working(&incarnation, &tasks);
+        let observing = self.observing(&incarnation);
+        journal.set_degraded(None)?;
+        let starting = tokio::task::spawn_blocking(move || {
+            let watcher = observing.start_watcher();
+            (observing, watcher)
+        });
+        let (observing, watcher) =
+            starting.await.map_err(|_panic| EngineError::Internal("the watcher panicked"))?;
+        // Watched first, then scanned: what changes in between is told, what changed before is seen.
+        drop(incarnation.scans.try_send(ScanRequest { below: None }));
+        let watched = watcher.is_some();
+        let guard = cancel.clone().drop_guard();
+        let (worked, observed, scanned) = tokio::join!(
+            cancelling(&cancel, working.run()),
+            cancelling(&cancel, observe(observing, watcher)),
+            cancelling(&cancel, self.scanning(&incarnation, requests, watched, trusted)),
+        );
+        drop(guard);
+        tasks.close();
+        tasks.wait().await;
+        worked.and(scanned).and(observed)
+    }
+
+    /// Whether the directory is the one it was: if not, nothing is taken for deleted.
+    async fn check_identity(&self, root: &Root, journal: &Journal) -> Result<bool, EngineError> {
+        let identity = match root.identity() {
+            Ok(identity) => identity,
+            Err(error) => {
+                self.say(&format!("its identity cannot be told: {}", crate::error::chain(&error)));
+                return Ok(false);
+            }
+        };
+        let same = journal.check_root(Side::Source, &identity.to_string()).await?;
+        if !same {
+            self.say(
+                "it is another directory than before (replaced, or another file system is mounted): \
+                 no deletion follows from what it lacks. If that is right, `knarr approve` the job",
+            );
+        }
+        Ok(same)
+    }
+
+    fn working(&self, incarnation: &Incarnation, tasks: &TaskTracker) -> Working {
+        let job = &self.job;
+        let source: Arc<dyn Remote> = Arc::new(LocalRemote::new(self.source.clone()));
+        let circuit = Circuit::new(
+            Arc::clone(&job.destination),
+            incarnation.journal.clone(),
+            job.retry,
+            &Environment { cancel: incarnation.cancel.clone(), ..self.environment.clone() },
+        );
+        let spec_policy = Policy { symlinks: job.symlinks, ..Policy::new(Mode::Copy) };
+        let policy = crate::oneshot::adjusted_policy(spec_policy, &source, &job.destination, &job.after);
+        let transfers =
+            job.transfers.unwrap_or(job.destination.describe().capabilities.transfers).max(1);
+        let context = Arc::new(Context {
+            source,
+            destination: Arc::clone(&job.destination),
+            journal: incarnation.journal.clone(),
+            policy,
+            verify: job.verify,
+            after: job.after.clone(),
+            retry: job.retry,
+            observer: Arc::clone(&self.environment.observer),
+            clock: Arc::clone(&self.environment.clock),
+            cancel: incarnation.cancel.clone(),
+            commits: CommitQueue::start(tasks),
+            slots: Arc::new(Semaphore::new(transfers)),
+            tally: Tally::default(),
+            tasks: tasks.clone(),
+        });
+        Working {
+            delivering: Arc::new(Delivering { job: Arc::clone(job), context }),
+            circuit,
+            wake: Arc::clone(&incarnation.wake),
+            scans: incarnation.scans.clone(),
+        }
+    }
+
+    fn observing(&self, incarnation: &Incarnation) -> Observing {
+        Observing {
+            job: Arc::clone(&self.job),
+            root: incarnation.root.clone(),
+            journal: incarnation.journal.clone(),
+            clock: Arc::clone(&self.environment.clock),
+            observer: Arc::clone(&self.environment.observer),
+            cancel: incarnation.cancel.clone(),
+            wake: Arc::clone(&incarnation.wake),
+            scans: incarnation.scans.clone(),
+        }
+    }
+
+    /// Scans when asked, and every so often.
+    async fn scanning(
+        &self,
+        incarnation: &Incarnation,
+        mut requests: mpsc::Receiver<ScanRequest>,
+        watched: bool,
+        trusted: bool,
+    ) -> Result<(), EngineError> {
+        let scanning = Arc::new(Scanning {
+            job: Arc::clone(&self.job),
+            root: incarnation.root.clone(),
+            journal: incarnation.journal.clone(),
+            clock: Arc::clone(&self.environment.clock),
+            observer: Arc::clone(&self.environment.observer),
+            trusted,
+        });
+        let mut polled = !watched;
+        loop {
+            let pause = if polled { self.job.poll } else { jittered(self.job.rescan, &self.source) };
+            let request = tokio::select! {
+                () = incarnation.cancel.cancelled() => return Ok(()),
+                request = requests.recv() => match request {
+                    Some(request) => request,
+                    None => return Ok(()),
+                },
+                () = tokio::time::sleep(pause) => ScanRequest { below: None },
+            };
+            let shared = Arc::clone(&scanning);
+            let blocking = tokio::task::spawn_blocking(move || shared.scan(&request));
+            let scanned =
+                blocking.await.map_err(|_panic| EngineError::Internal("a scan panicked"))??;
+            tracing::debug!(job = %self.job.name, ?scanned, "scanned");
+            incarnation.wake.notify_one();
+            polled = !watched || incarnation.journal.is_degraded().await?;
+            if !watched && incarnation.root.check_in_place().is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    fn say(&self, message: &str) {
+        let message = format!("job `{}`: {}: {message}", self.job.name, self.source.display());
+        let (path, kind) = (None, Trouble::Notice);
+        self.environment.observer.event(&Event::Trouble { path, kind, message: &message });
+    }
+}
+
+/// Runs the watcher's consumer on a thread of its own.
+async fn observe(
+    observing: Observing,
+    watcher: Option<(Watcher, Receiver<WatchEvent>)>,
+) -> Result<(), EngineError> {
+    let Some((watcher, events)) = watcher else {
+        observing.cancel.cancelled().await;
+        return Ok(());
+    };
+    let running = tokio::task::spawn_blocking(move || {
+        let ended = observing.run(&events);
+        drop(watcher);
+        if matches!(ended, Ok(Ended::RootGone)) {
+            tracing::warn!(root = %observing.root.display().display(), "the watched directory is gone");
+        }
+        ended
+    });
+    let ended = running.await.map_err(|_panic| EngineError::Internal("an observer panicked"))?;
+    ended.map(drop)
+}
+
+/// When one part of a lane ends, the others end, too.
+async fn cancelling<F>(cancel: &CancellationToken, part: F) -> Result<(), EngineError>
+where
+    F: Future<Output = Result<(), EngineError>>,
+{
+    let result = part.await;
+    cancel.cancel();
+    result
+}
+
+/// Spread over a tenth, so that many lanes do not scan at once; the same for the same directory.
+fn jittered(period: Duration, source: &std::path::Path) -> Duration {
+    let hash = knarr_core::ContentHash::of(source.as_os_str().as_encoded_bytes());
+    let share = f64::from(hash.as_bytes()[0]) / 255.0;
+    period.mul_f64(0.95 + 0.1 * share)
+}

@@ -1,0 +1,332 @@
+//! Moves the bytes of one file: read, hash, run the steps, hash again, write under a staged name.
+//!
+//! The attempt is void if the source is not, after the last byte, what it was before the first
+//! what was read may be a mixture of two versions. Nothing is visible at the destination
+//! before the caller commits what this returns.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use knarr_core::job::Verify;
+use knarr_core::record::StepRecord;
+use knarr_core::{ContentHash, Entry, RelPath};
+use knarr_remote::{
+    CheckpointSink, ErrorKind, NewNode, ReadOptions, Reader, Remote, RemoteError, Replace,
+    ResumeState, Retry, Staged, StagedId, Upload, WriteOptions,
+};
+use knarr_steps::{Chain, Pulled, StepError, StepSpec};
+use tokio_util::sync::CancellationToken;
+
+use crate::observer::{Event, Observer};
+
+/// Below this length nothing is saved for resuming: sending it again is cheaper.
+pub(crate) const RESUMABLE_FROM_BYTES: u64 = 4 << 20;
+
+/// One file to move.
+#[derive(Debug)]
+pub(crate) struct Transfer<'a> {
+    /// Where it is.
+    pub(crate) source: &'a dyn Remote,
+    /// What was seen there.
+    pub(crate) entry: &'a Entry,
+    /// Where it goes.
+    pub(crate) destination: &'a dyn Remote,
+    /// How it is written; with steps this is only known once they have seen the content.
+    pub(crate) target: Option<Target>,
+    /// What is done to it on the way.
+    pub(crate) steps: &'a [StepSpec],
+    /// Who watches.
+    pub(crate) observer: &'a dyn Observer,
+    /// Asked to stop: what is under way is suspended.
+    pub(crate) cancel: &'a CancellationToken,
+}
+
+/// How a file is written.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) path: RelPath,
+    pub(crate) staged_id: StagedId,
+    pub(crate) replace: Replace,
+    pub(crate) verify: Verify,
+    pub(crate) resume: Option<ResumeState>,
+    pub(crate) checkpoints: Option<Arc<dyn CheckpointSink>>,
+}
+
+/// A file that is complete under its staged name.
+#[derive(Debug)]
+pub(crate) struct Moved {
+    pub(crate) staged: Staged,
+    /// Of the source's content.
+    pub(crate) source_hash: ContentHash,
+    /// Of what was written; the same without steps.
+    pub(crate) output_hash: ContentHash,
+    /// Bytes sent in this attempt.
+    pub(crate) sent: u64,
+    pub(crate) steps: Vec<StepRecord>,
+}
+
+/// Why an attempt failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TransferError {
+    /// The source changed while it was read, or is not what was seen.
+    #[error("the source changed while it was read; it is taken again when it is at rest")]
+    Changed,
+    /// We were asked to stop.
+    #[error("stopped before it was complete; it is resumed by the next run")]
+    Cancelled,
+    /// Trouble at the source.
+    #[error("at the source")]
+    Source(#[source] RemoteError),
+    /// Trouble at the destination.
+    #[error("at the destination")]
+    Destination(#[source] RemoteError),
+    /// A step refused the content.
+    #[error("in the steps")]
+    Step(#[source] StepError),
+    /// A step made a name that is no path.
+    #[error("the name that the steps make is not a path")]
+    Name(#[source] knarr_core::path::PathError),
+    /// A defect of ours: nobody said where to write.
+    #[error("internal error: a transfer without a target")]
+    NoTarget,
+}
+
+impl TransferError {
+    /// Whether repeating can help, and whom it concerns.
+    pub(crate) fn retry(&self) -> Retry {
+        match self {
+            Self::Changed => Retry::Later,
+            Self::Cancelled | Self::Name(_) | Self::NoTarget => Retry::Never,
+            Self::Source(error) | Self::Destination(error) => error.retry,
+            Self::Step(error) => {
+                if error.is_permanent() { Retry::Never } else { Retry::Later }
+            }
+        }
+    }
+
+    /// The error of the place, if it is one.
+    pub(crate) const fn remote(&self) -> Option<&RemoteError> {
+        match self {
+            Self::Source(error) | Self::Destination(error) => Some(error),
+            Self::Changed | Self::Cancelled | Self::Step(_) | Self::Name(_) | Self::NoTarget => None,
+        }
+    }
+}
+
+/// Moves a file without steps. It can be resumed.
+pub(crate) async fn plain(transfer: &Transfer<'_>) -> Result<Moved, TransferError> {
+    let Some(target) = transfer.target.clone() else {
+        return Err(TransferError::NoTarget);
+    };
+    let mut upload = open_target(transfer, target, Some(transfer.entry.size)).await?;
+    let mut hasher = blake3::Hasher::new();
+    let mut offset = 0;
+    if upload.resumed_at() > 0 {
+        match upload.resumed_hash().await {
+            Ok(Some(prefix)) => {
+                offset = upload.resumed_at();
+                hasher = prefix;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                upload.abort().await;
+                return Err(TransferError::Destination(error.with_retry(Retry::Later)));
+            }
+        }
+    }
+    let pumped = pump_plain(transfer, upload.as_mut(), &mut hasher, offset).await;
+    let length = match pumped {
+        Ok(length) => length,
+        Err(error) => return Err(give_up(upload, error).await),
+    };
+    let hash = ContentHash::from(hasher.finalize());
+    let sent = upload.sent();
+    let staged = upload.stage(length, hash).await.map_err(TransferError::Destination)?;
+    Ok(Moved { staged, source_hash: hash, output_hash: hash, sent, steps: Vec::new() })
+}
+
+async fn pump_plain(
+    transfer: &Transfer<'_>,
+    upload: &mut dyn Upload,
+    hasher: &mut blake3::Hasher,
+    offset: u64,
+) -> Result<u64, TransferError> {
+    let mut reader = open_reader(transfer, offset).await?;
+    if offset > 0 {
+        progress(transfer, offset);
+    }
+    let mut length = offset;
+    while let Some(chunk) = next_chunk(transfer, reader.as_mut()).await? {
+        hasher.update(&chunk);
+        length += chunk.len() as u64;
+        progress(transfer, chunk.len() as u64);
+        upload.write(chunk).await.map_err(TransferError::Destination)?;
+    }
+    unchanged(transfer, reader.as_mut()).await?;
+    if length != transfer.entry.size {
+        return Err(TransferError::Changed);
+    }
+    Ok(length)
+}
+
+/// Moves a file through steps. `resolve` says where it goes, once the steps know the name of what
+/// comes out.
+pub(crate) async fn through_steps<F, Fut>(
+    transfer: &Transfer<'_>,
+    resolve: F,
+) -> Result<Option<Moved>, TransferError>
+where
+    F: FnOnce(RelPath) -> Fut + Send,
+    Fut: Future<Output = Result<Option<Target>, TransferError>> + Send,
+{
+    let mut chain = Chain::new(transfer.steps, transfer.entry.path.name())
+        .map_err(TransferError::Step)?;
+    let mut reader = open_reader(transfer, 0).await?;
+    let mut input = Input { hasher: blake3::Hasher::new(), ended: false };
+    // The first output tells what the content is, and so what it will be called.
+    let mut first = pull(transfer, reader.as_mut(), &mut chain, &mut input).await?;
+    let name = chain.output_name(transfer.entry.path.name());
+    let path = transfer.entry.path.with_name(&name).map_err(TransferError::Name)?;
+    let Some(target) = resolve(path).await? else {
+        return Ok(None);
+    };
+    let mut upload = open_target(transfer, target, None).await?;
+    let mut output_hasher = blake3::Hasher::new();
+    let mut length = 0;
+    let pumped = async {
+        while let Some(chunk) = first.take() {
+            output_hasher.update(&chunk);
+            length += chunk.len() as u64;
+            upload.write(chunk).await.map_err(TransferError::Destination)?;
+            first = pull(transfer, reader.as_mut(), &mut chain, &mut input).await?;
+        }
+        unchanged(transfer, reader.as_mut()).await
+    }
+    .await;
+    if let Err(error) = pumped {
+        upload.abort().await;
+        return Err(error);
+    }
+    let sent = upload.sent();
+    let output_hash = ContentHash::from(output_hasher.finalize());
+    let staged = upload.stage(length, output_hash).await.map_err(TransferError::Destination)?;
+    let source_hash = ContentHash::from(input.hasher.finalize());
+    let steps = step_records(transfer.steps, &chain);
+    Ok(Some(Moved { staged, source_hash, output_hash, sent, steps }))
+}
+
+struct Input {
+    hasher: blake3::Hasher,
+    ended: bool,
+}
+
+/// The next output of the steps, feeding them as they ask.
+async fn pull(
+    transfer: &Transfer<'_>,
+    reader: &mut dyn Reader,
+    chain: &mut Chain,
+    input: &mut Input,
+) -> Result<Option<Bytes>, TransferError> {
+    loop {
+        match chain.pull().map_err(TransferError::Step)? {
+            Pulled::Chunk(chunk) => return Ok(Some(chunk)),
+            Pulled::Finished => return Ok(None),
+            Pulled::NeedsInput => match next_chunk(transfer, reader).await? {
+                Some(chunk) => {
+                    input.hasher.update(&chunk);
+                    progress(transfer, chunk.len() as u64);
+                    chain.feed(chunk).map_err(TransferError::Step)?;
+                }
+                None => {
+                    input.ended = true;
+                    chain.end();
+                }
+            },
+        }
+    }
+}
+
+fn step_records(specs: &[StepSpec], chain: &Chain) -> Vec<StepRecord> {
+    specs
+        .iter()
+        .zip(chain.summaries())
+        .map(|(spec, summary)| StepRecord {
+            step: match spec {
+                StepSpec::Decompress(_) => "decompress".to_owned(),
+            },
+            detail: summary.to_string(),
+            input_bytes: summary.input_bytes,
+            output_bytes: summary.output_bytes,
+        })
+        .collect()
+}
+
+async fn open_target(
+    transfer: &Transfer<'_>,
+    target: Target,
+    size: Option<u64>,
+) -> Result<Box<dyn Upload>, TransferError> {
+    let Target { path, staged_id, replace, verify, resume, checkpoints } = target;
+    let options = WriteOptions {
+        mtime: transfer.entry.mtime,
+        mode: transfer.entry.mode,
+        replace,
+        verify,
+        resume,
+        checkpoints,
+        ..WriteOptions::new(NewNode::File { size }, staged_id)
+    };
+    transfer.destination.write(&path, options).await.map_err(TransferError::Destination)
+}
+
+async fn open_reader(
+    transfer: &Transfer<'_>,
+    offset: u64,
+) -> Result<Box<dyn Reader>, TransferError> {
+    let options = ReadOptions { offset, expected: Some(transfer.entry.fingerprint()) };
+    transfer.source.read(&transfer.entry.path, options).await.map_err(from_source)
+}
+
+async fn next_chunk(
+    transfer: &Transfer<'_>,
+    reader: &mut dyn Reader,
+) -> Result<Option<Bytes>, TransferError> {
+    tokio::select! {
+        biased;
+        () = transfer.cancel.cancelled() => Err(TransferError::Cancelled),
+        chunk = reader.next() => chunk.map_err(from_source),
+    }
+}
+
+async fn unchanged(
+    transfer: &Transfer<'_>,
+    reader: &mut dyn Reader,
+) -> Result<(), TransferError> {
+    let now = reader.finish().await.map_err(from_source)?;
+    let same = transfer.entry.fingerprint().still_describes(&now)
+        && (transfer.entry.identity.is_none() || transfer.entry.identity == now.identity);
+    if same { Ok(()) } else { Err(TransferError::Changed) }
+}
+
+fn from_source(error: RemoteError) -> TransferError {
+    match error.kind {
+        // Gone, replaced or turned into a directory between the look and the read.
+        ErrorKind::Changed | ErrorKind::NotFound | ErrorKind::WrongKind => TransferError::Changed,
+        _ => TransferError::Source(error),
+    }
+}
+
+fn progress(transfer: &Transfer<'_>, bytes: u64) {
+    transfer.observer.event(&Event::Progress { path: Some(&transfer.entry.path), bytes });
+}
+
+/// Keeps what can be resumed, removes what cannot.
+async fn give_up(upload: Box<dyn Upload>, error: TransferError) -> TransferError {
+    match error.retry() {
+        _ if matches!(error, TransferError::Cancelled) => upload.suspend().await,
+        Retry::EndpointDown => upload.suspend().await,
+        Retry::Later if !matches!(error, TransferError::Changed) => upload.suspend().await,
+        Retry::Later | Retry::Never => upload.abort().await,
+    }
+    error
+}

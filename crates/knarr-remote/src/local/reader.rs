@@ -1,0 +1,200 @@
+//! Reading: small files in one go, large ones by a thread of their own that reads ahead.
+
+use std::fs::File;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use knarr_core::{Entry, RelPath};
+use knarr_fs::{FsError, Root};
+use rustix::buffer::spare_capacity;
+use rustix::io::Errno;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::error::from_fs;
+use super::{CHUNKS_AHEAD, SMALL_BYTES, blocking, lost};
+use crate::error::{ErrorKind, RemoteError};
+use crate::remote::{ReadOptions, Reader};
+
+/// How much of a large file is read at once. Large enough that crossing threads does not count,
+/// small enough that the chunks under way stay in the processor's cache.
+const CHUNK_BYTES: u64 = 256 << 10;
+
+/// Opens the file and, if it is small, reads it and looks at it again. Blocks.
+pub(super) fn open(
+    root: Arc<Root>,
+    path: RelPath,
+    options: &ReadOptions,
+) -> Result<Box<dyn Reader>, RemoteError> {
+    let (file, entry) = root
+        .open_file(&path)
+        .map_err(|error| from_fs("open", Some(&path), error))?;
+    if options
+        .expected
+        .as_ref()
+        .is_some_and(|expected| !expected.still_describes(&entry))
+    {
+        return Err(changed(&path, "it is not the version that was seen before"));
+    }
+    let Some(length) = entry.size.checked_sub(options.offset) else {
+        return Err(changed(
+            &path,
+            "it is shorter than what was read of it before",
+        ));
+    };
+    if length > SMALL_BYTES {
+        return Ok(Box::new(LargeReader::start(
+            root,
+            file,
+            entry,
+            options.offset,
+        )));
+    }
+    let content = if length == 0 {
+        Bytes::new()
+    } else {
+        chunk(&file, &path, options.offset, length)?
+    };
+    let after = Some(look_again(&root, &path));
+    let content = (!content.is_empty()).then_some(content);
+    Ok(Box::new(SmallReader {
+        root,
+        entry,
+        content,
+        after,
+    }))
+}
+
+/// Exactly `length` bytes from `offset`.
+fn chunk(file: &File, path: &RelPath, offset: u64, length: u64) -> Result<Bytes, RemoteError> {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let mut buffer = Vec::with_capacity(length);
+    while buffer.len() < length {
+        let at = offset + buffer.len() as u64;
+        match rustix::io::pread(file, spare_capacity(&mut buffer), at) {
+            Ok(0) => return Err(changed(path, "it became shorter while it was read")),
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(from_errno(path, errno)),
+        }
+    }
+    // A capacity beyond what was asked for may have been filled, too, if the file grew.
+    buffer.truncate(length);
+    Ok(buffer.into())
+}
+
+fn from_errno(path: &RelPath, errno: Errno) -> RemoteError {
+    let source = std::io::Error::from(errno);
+    let path_shown = std::path::PathBuf::from(path.as_os_str()).into();
+    from_fs(
+        "read",
+        Some(path),
+        FsError::Io {
+            operation: "read",
+            path: path_shown,
+            source,
+        },
+    )
+}
+
+fn look_again(root: &Root, path: &RelPath) -> Result<Entry, RemoteError> {
+    match root.stat(path) {
+        Ok(Some(entry)) => Ok(entry),
+        Ok(None) => Err(RemoteError::new(
+            ErrorKind::NotFound,
+            "look again at",
+            "it was removed while it was read",
+        )
+        .at(path)),
+        Err(error) => Err(from_fs("look again at", Some(path), error)),
+    }
+}
+
+fn changed(path: &RelPath, message: &str) -> RemoteError {
+    RemoteError::new(ErrorKind::Changed, "read", message).at(path)
+}
+
+/// A file that was read whole when it was opened.
+struct SmallReader {
+    root: Arc<Root>,
+    entry: Entry,
+    content: Option<Bytes>,
+    /// What it was right after the last byte.
+    after: Option<Result<Entry, RemoteError>>,
+}
+
+#[async_trait]
+impl Reader for SmallReader {
+    fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {
+        Ok(self.content.take())
+    }
+
+    async fn finish(&mut self) -> Result<Entry, RemoteError> {
+        if let Some(after) = self.after.take() {
+            return after;
+        }
+        let (root, path) = (Arc::clone(&self.root), self.entry.path.clone());
+        blocking(move || look_again(&root, &path)).await
+    }
+}
+
+/// A file that a thread reads ahead.
+struct LargeReader {
+    root: Arc<Root>,
+    entry: Entry,
+    chunks: mpsc::Receiver<Result<Bytes, RemoteError>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LargeReader {
+    fn start(root: Arc<Root>, file: File, entry: Entry, offset: u64) -> Self {
+        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        let (path, end) = (entry.path.clone(), entry.size);
+        // Ends by itself: at the end of the file, or when the reader is dropped.
+        let thread = tokio::task::spawn_blocking(move || {
+            let mut at = offset;
+            while at < end {
+                let length = CHUNK_BYTES.min(end - at);
+                let read = chunk(&file, &path, at, length);
+                let failed = read.is_err();
+                if sender.blocking_send(read).is_err() || failed {
+                    return;
+                }
+                at += length;
+            }
+        });
+        Self {
+            root,
+            entry,
+            chunks,
+            thread: Some(thread),
+        }
+    }
+}
+
+#[async_trait]
+impl Reader for LargeReader {
+    fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {
+        if let Some(chunk) = self.chunks.recv().await {
+            return chunk.map(Some);
+        }
+        // The thread is through, or it is gone: a file cut short must not look like its end.
+        match self.thread.take() {
+            Some(thread) => thread.await.map(|()| None).map_err(lost),
+            None => Ok(None),
+        }
+    }
+
+    async fn finish(&mut self) -> Result<Entry, RemoteError> {
+        let (root, path) = (Arc::clone(&self.root), self.entry.path.clone());
+        blocking(move || look_again(&root, &path)).await
+    }
+}

@@ -1,0 +1,481 @@
+//! The commit: one request that makes an object visible, and the looks before and after it.
+//!
+//! Why this is safe:
+//!
+//! 1. What may not be replaced is looked at before, and the request carries the same as a condition.
+//!    Some stores ignore conditions: until one has refused by it (412), the look is what counts.
+//! 2. If the answer leaves open whether it was done (a time-out, 5xx, 200 with an error in it, "no
+//!    such upload"), the object is looked at. If it carries the mark of this upload and has its
+//!    length, it was done. Only then, or else, anything is repeated (R-40).
+//! 3. After it the store's checksum, or else the length, is compared with ours.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use async_trait::async_trait;
+use futures::{StreamExt as _, stream};
+use knarr_core::entry::Identity;
+use knarr_core::job::Verify;
+use knarr_core::record::Evidence;
+use knarr_core::{ContentHash, Entry, RelPath, Timestamp};
+use object_store::multipart::PartId;
+use object_store::path::Path;
+use object_store::{ObjectMeta, PutMode, PutOptions, PutPayload, PutResult, UpdateVersion};
+
+use super::error::Failure;
+use super::http::{ConfirmedChecksum, backoff};
+use super::parts::{SavedUpload, attributes, has_mark};
+use super::s3::{Completed, Condition, Receipt, bare};
+use super::{Head, Inner, entry_of, read};
+use crate::error::{ErrorKind, RemoteError};
+use crate::remote::{ReadOptions, Reader as _, Replace};
+use crate::upload::{CheckpointSink, CheckpointUpdate, Committed, Committer, Staged};
+
+/// How often a completion is tried.
+const COMPLETIONS: u32 = 5;
+/// How many items of a batch are committed at once.
+const COMMITS_AT_ONCE: usize = 32;
+/// An object up to this length is sent twice to find out whether the store keeps conditions.
+const PROBE_LIMIT: usize = 256 << 10;
+
+/// Whether a store keeps the condition of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Conditions {
+    /// Nobody knows yet.
+    Unknown = 0,
+    /// Somebody is finding out.
+    Probing = 1,
+    /// It has refused by one.
+    Kept = 2,
+    /// It ignores them, or refuses to hear of them.
+    Ignored = 3,
+}
+
+impl Inner {
+    fn conditions(&self) -> Conditions {
+        match self.conditions.load(Ordering::Relaxed) {
+            1 => Conditions::Probing,
+            2 => Conditions::Kept,
+            3 => Conditions::Ignored,
+            _ => Conditions::Unknown,
+        }
+    }
+
+    fn set_conditions(&self, conditions: Conditions) {
+        self.conditions.store(conditions as u8, Ordering::Relaxed);
+    }
+
+    /// Whether this caller is the one to find out.
+    fn begin_probe(&self) -> bool {
+        let (from, to) = (Conditions::Unknown as u8, Conditions::Probing as u8);
+        self.conditions.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
+}
+
+/// What waits for its commit.
+pub(super) struct StagedObject {
+    pub(super) key: Path,
+    pub(super) length: u64,
+    pub(super) hash: ContentHash,
+    pub(super) mtime: Option<Timestamp>,
+    pub(super) replace: Replace,
+    pub(super) verify: Verify,
+    pub(super) content: Content,
+}
+
+/// Where its bytes are.
+pub(super) enum Content {
+    /// Here.
+    Whole(PutPayload),
+    /// At the store, in parts.
+    Parts {
+        saved: SavedUpload,
+        receipts: Vec<String>,
+        sink: Option<Arc<dyn CheckpointSink>>,
+    },
+    /// Under the final name already.
+    Finished(SavedUpload),
+}
+
+/// Commits one object at a time; a batch gains nothing.
+pub(super) struct ObjectCommitter {
+    inner: Arc<Inner>,
+}
+
+impl ObjectCommitter {
+    pub(super) const fn new(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+}
+
+/// Whether `replace` lets what lies at `path` be replaced.
+pub(super) fn check_replace(
+    operation: &str,
+    path: &RelPath,
+    replace: &Replace,
+    there: Option<&Head>,
+) -> Result<(), RemoteError> {
+    let seen = there.map(|head| entry_of(path.clone(), &head.meta));
+    let refuse = |kind, message: &str| Err(RemoteError::new(kind, operation, message).at(path));
+    match (replace, seen) {
+        (Replace::Anything, _) | (Replace::Nothing, None) => Ok(()),
+        (Replace::Nothing, Some(_)) => refuse(ErrorKind::AlreadyExists, "something is there already"),
+        (Replace::Seen(seen), Some(now)) if seen.still_describes(&now) => Ok(()),
+        (Replace::Seen(_), Some(_)) => refuse(ErrorKind::Changed, "it is another version than was seen"),
+        (Replace::Seen(_), None) => refuse(ErrorKind::Changed, "what was seen there is gone"),
+    }
+}
+
+#[async_trait]
+impl Committer for ObjectCommitter {
+    async fn commit(&self, batch: Vec<Staged>) -> Vec<Result<Committed, RemoteError>> {
+        let commits = batch.into_iter().map(|staged| {
+            let inner = Arc::clone(&self.inner);
+            async move {
+                let Staged { path, state, .. } = staged;
+                match state.downcast::<StagedObject>() {
+                    Ok(object) => Commit { inner, path, object: *object }.run().await,
+                    Err(_other) => {
+                        let message = "this was staged by something else";
+                        Err(RemoteError::new(ErrorKind::Other, "commit", message).at(&path))
+                    }
+                }
+            }
+        });
+        stream::iter(commits).buffered(COMMITS_AT_ONCE).collect().await
+    }
+}
+
+struct Commit {
+    inner: Arc<Inner>,
+    path: RelPath,
+    object: StagedObject,
+}
+
+impl Commit {
+    async fn run(mut self) -> Result<Committed, RemoteError> {
+        let nothing = Content::Whole(PutPayload::default());
+        let committed = match std::mem::replace(&mut self.object.content, nothing) {
+            Content::Whole(payload) => self.whole(payload).await,
+            Content::Finished(saved) => self.finished(&saved).await,
+            Content::Parts { saved, receipts, sink } => {
+                let committed = self.parts(&saved, &receipts).await;
+                if let Err(error) = &committed {
+                    self.after_failure(&saved, sink, error).await;
+                }
+                committed
+            }
+        }?;
+        if self.object.verify == Verify::Full {
+            return self.read_back(committed).await;
+        }
+        Ok(committed)
+    }
+
+    fn failed(&self, failure: Failure) -> RemoteError {
+        failure.into_remote("commit", Some(&self.path))
+    }
+
+    async fn head(&self) -> Result<Option<Head>, RemoteError> {
+        self.inner.head(&self.object.key).await.map_err(|failure| self.failed(failure))
+    }
+
+    /// Looks at what would be replaced, unless that is of no interest or the store does it reliably.
+    async fn look_before(&self) -> Result<Option<ObjectMeta>, RemoteError> {
+        let needed = match self.object.replace {
+            Replace::Anything => false,
+            Replace::Nothing => self.inner.conditions() != Conditions::Kept,
+            Replace::Seen(_) => true,
+        };
+        if !needed {
+            return Ok(None);
+        }
+        let there = self.head().await?;
+        check_replace("commit", &self.path, &self.object.replace, there.as_ref())?;
+        Ok(there.map(|head| head.meta))
+    }
+
+    fn refused_by_condition(&self) -> RemoteError {
+        let (kind, message) = match self.object.replace {
+            Replace::Nothing => (ErrorKind::AlreadyExists, "something is there already"),
+            _ => (ErrorKind::Changed, "it is another version than was seen"),
+        };
+        RemoteError::new(kind, "commit", message).at(&self.path)
+    }
+
+    async fn put(&self, payload: &PutPayload, mode: PutMode) -> Result<PutResult, Failure> {
+        let mark = content_mark(self.object.hash);
+        let options = PutOptions {
+            mode,
+            attributes: attributes(self.object.mtime, mark),
+            ..PutOptions::default()
+        };
+        Ok(self.inner.store.put_opts(&self.object.key, payload.clone(), options).await?)
+    }
+
+    async fn whole(&self, payload: PutPayload) -> Result<Committed, RemoteError> {
+        let before = self.look_before().await?;
+        let mode = match (&self.object.replace, self.inner.conditions(), before) {
+            (Replace::Anything, _, _) | (_, Conditions::Ignored, _) => PutMode::Overwrite,
+            (Replace::Nothing, _, _) => PutMode::Create,
+            (Replace::Seen(_), _, Some(meta)) if meta.e_tag.is_some() => {
+                PutMode::Update(UpdateVersion { e_tag: meta.e_tag, version: meta.version })
+            }
+            (Replace::Seen(_), _, _) => PutMode::Overwrite,
+        };
+        let put = match self.put(&payload, mode.clone()).await {
+            Err(failure) if failure.is_unsupported() && mode != PutMode::Overwrite => {
+                self.inner.set_conditions(Conditions::Ignored);
+                if self.object.replace == Replace::Nothing {
+                    self.look_before().await?;
+                }
+                self.put(&payload, PutMode::Overwrite).await
+            }
+            put => put,
+        };
+        match put {
+            Ok(result) => {
+                let probe = mode == PutMode::Create && payload.content_length() <= PROBE_LIMIT;
+                let result = if probe && self.inner.begin_probe() {
+                    self.probe(&payload).await.unwrap_or(result)
+                } else {
+                    result
+                };
+                self.was_put(result).await
+            }
+            Err(failure) if failure.is_precondition() || failure.is_unclear() => {
+                if failure.status == Some(412) {
+                    self.inner.set_conditions(Conditions::Kept);
+                }
+                self.unclear(&content_mark(self.object.hash), failure).await
+            }
+            Err(failure) => Err(self.failed(failure)),
+        }
+    }
+
+    /// Finds out whether the store keeps conditions, by sending once more what was just created: a
+    /// store that does refuses it, and with one that does not nothing has changed. Gives the new
+    /// answer, if it was taken.
+    async fn probe(&self, payload: &PutPayload) -> Option<PutResult> {
+        let probed = self.put(payload, PutMode::Create).await;
+        let (conditions, result) = match probed {
+            Ok(result) => (Conditions::Ignored, Some(result)),
+            Err(failure) if failure.is_precondition() => (Conditions::Kept, None),
+            Err(failure) if failure.is_unsupported() => (Conditions::Ignored, None),
+            Err(_passing) => (Conditions::Unknown, None),
+        };
+        tracing::debug!(?conditions, location = %self.inner.description.location, "conditional requests");
+        self.inner.set_conditions(conditions);
+        result
+    }
+
+    async fn was_put(&self, result: PutResult) -> Result<Committed, RemoteError> {
+        let confirmed = result.extensions.get::<ConfirmedChecksum>();
+        if let (Some(confirmed), Some(etag)) = (confirmed, &result.e_tag) {
+            let mut entry = Entry::file(self.path.clone(), self.object.length);
+            entry.identity = Some(Identity::Tag(bare(etag).into()));
+            let evidence = Evidence::ServerChecksum {
+                algorithm: confirmed.algorithm.to_owned(),
+                value: confirmed.value.clone(),
+            };
+            return Ok(Committed { entry, evidence });
+        }
+        let head = self.head().await?;
+        let entry = self.check_length(head)?;
+        Ok(Committed { entry, evidence: size_only("the store confirmed no checksum") })
+    }
+
+    /// The entry of what is there after the commit, if it has the right length.
+    fn check_length(&self, head: Option<Head>) -> Result<Entry, RemoteError> {
+        let wrong = |message: String| {
+            Err(RemoteError::new(ErrorKind::Protocol, "commit", message).at(&self.path))
+        };
+        match head {
+            Some(head) if head.meta.size == self.object.length => {
+                Ok(entry_of(self.path.clone(), &head.meta))
+            }
+            Some(head) => wrong(format!(
+                "{} bytes are there after {} were committed",
+                head.meta.size, self.object.length
+            )),
+            None => wrong("it is not there after it was committed".to_owned()),
+        }
+    }
+
+    /// Looks whether it was done all the same.
+    async fn unclear(&self, mark: &str, failure: Failure) -> Result<Committed, RemoteError> {
+        let head = self.head().await?;
+        if let Some(head) = head
+            && has_mark(&head.attributes, mark)
+            && head.meta.size == self.object.length
+        {
+            let entry = entry_of(self.path.clone(), &head.meta);
+            let evidence = size_only("the answer was lost; the object there has our mark and length");
+            return Ok(Committed { entry, evidence });
+        }
+        if failure.is_precondition() {
+            return Err(self.refused_by_condition());
+        }
+        Err(self.failed(failure))
+    }
+
+    async fn finished(&self, saved: &SavedUpload) -> Result<Committed, RemoteError> {
+        let head = self.head().await?;
+        let ours = head.as_ref().is_some_and(|head| has_mark(&head.attributes, &saved.mark));
+        if !ours {
+            let message = "what an earlier attempt completed was replaced meanwhile";
+            return Err(RemoteError::new(ErrorKind::Changed, "commit", message).at(&self.path));
+        }
+        let entry = self.check_length(head)?;
+        let evidence = size_only("an earlier attempt completed it, and its answer was lost");
+        Ok(Committed { entry, evidence })
+    }
+
+    async fn complete(
+        &self,
+        saved: &SavedUpload,
+        receipts: &[String],
+        condition: &Condition,
+    ) -> Result<Completed, Failure> {
+        if let Some(s3) = &self.inner.s3 {
+            let receipts: Vec<&str> = receipts.iter().map(String::as_str).collect();
+            return s3.complete(&self.object.key, &saved.upload_id, &receipts, condition).await;
+        }
+        let part = |receipt: &String| PartId { content_id: receipt.clone() };
+        let parts = receipts.iter().map(part).collect();
+        let store = &self.inner.store;
+        let result = store.complete_multipart(&self.object.key, &saved.upload_id, parts).await?;
+        let etag = result.e_tag.as_deref().map(|etag| bare(etag).to_owned());
+        Ok(Completed { etag, crc64nvme: None })
+    }
+
+    async fn parts(
+        &self,
+        saved: &SavedUpload,
+        receipts: &[String],
+    ) -> Result<Committed, RemoteError> {
+        let before = self.look_before().await?;
+        let mut condition = match (&self.object.replace, self.inner.conditions(), &before) {
+            (Replace::Anything, _, _) | (_, Conditions::Ignored, _) => Condition::None,
+            (Replace::Nothing, _, _) => Condition::Absent,
+            (Replace::Seen(_), _, Some(ObjectMeta { e_tag: Some(etag), .. })) => {
+                Condition::Is(etag.clone())
+            }
+            (Replace::Seen(_), _, _) => Condition::None,
+        };
+        let mut attempt = 0;
+        loop {
+            let failure = match self.complete(saved, receipts, &condition).await {
+                Ok(completed) => return self.was_completed(completed, receipts).await,
+                Err(failure) => failure,
+            };
+            if failure.is_unsupported() && condition != Condition::None {
+                condition = Condition::None;
+                continue;
+            }
+            let gone = failure.is_no_such_upload() || failure.status == Some(404);
+            if !gone && !failure.is_precondition() && !failure.is_unclear() && !failure.is_passing() {
+                return Err(self.failed(failure));
+            }
+            attempt += 1;
+            let again = !gone && failure.status != Some(412) && attempt < COMPLETIONS;
+            match self.unclear(&saved.mark, failure).await {
+                Err(error) if again && error.kind != ErrorKind::NotFound => {
+                    tracing::debug!(path = %self.path, %error, "completing is tried again");
+                    tokio::time::sleep(backoff(attempt)).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn was_completed(
+        &self,
+        completed: Completed,
+        receipts: &[String],
+    ) -> Result<Committed, RemoteError> {
+        let head = self.head().await?;
+        let entry = self.check_length(head)?;
+        let etag_there = match &entry.identity {
+            Some(Identity::Tag(tag)) => Some(tag.to_string()),
+            _ => None,
+        };
+        // Some servers answer with another ETag than they show: not an error, but no proof either.
+        if completed.etag.is_some() && completed.etag != etag_there {
+            tracing::debug!(path = %self.path, ?completed, ?etag_there, "another ETag is there");
+        }
+        let all_confirmed = || {
+            receipts.iter().all(|receipt| {
+                let receipt = Receipt::read(receipt);
+                receipt.crc64nvme.is_some() || receipt.sha256.is_some()
+            })
+        };
+        let evidence = match completed.crc64nvme {
+            Some(value) if all_confirmed() => {
+                Evidence::ServerChecksum { algorithm: "crc64nvme".to_owned(), value }
+            }
+            _ if all_confirmed() => Evidence::ServerChecksum {
+                algorithm: "checksum of each part".to_owned(),
+                value: format!("{} parts, ETag {}", receipts.len(), etag_there.unwrap_or_default()),
+            },
+            _ => size_only("the store confirmed no checksums of the parts"),
+        };
+        Ok(Committed { entry, evidence })
+    }
+
+    /// An upload that cannot be completed and that nobody has a record of is removed.
+    async fn after_failure(
+        &self,
+        saved: &SavedUpload,
+        sink: Option<Arc<dyn CheckpointSink>>,
+        error: &RemoteError,
+    ) {
+        match sink {
+            None => {
+                let abort = self.inner.store.abort_multipart(&self.object.key, &saved.upload_id);
+                if let Err(error) = abort.await {
+                    let failure = Failure::store(&error);
+                    if failure.status != Some(404) {
+                        let error = self.failed(failure);
+                        tracing::warn!(path = %self.path, %error, "an upload was not aborted");
+                    }
+                }
+            }
+            // Gone at the store: a later attempt has nothing to go on with.
+            Some(sink) if error.message.contains("NoSuchUpload") => {
+                if let Err(error) = sink.save(CheckpointUpdate::Forgotten).await {
+                    tracing::warn!(path = %self.path, %error, "an upload that is gone is still noted");
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// Reads everything back; what is there stays there, whatever comes of it (R-22).
+    async fn read_back(&self, committed: Committed) -> Result<Committed, RemoteError> {
+        let expected = Some(committed.entry.fingerprint());
+        let options = ReadOptions { offset: 0, expected };
+        let mut reader = read::open(Arc::clone(&self.inner), &self.path, options).await?;
+        let mut hasher = blake3::Hasher::new();
+        while let Some(chunk) = reader.next().await? {
+            hasher.update(&chunk);
+        }
+        let hash = ContentHash::from(hasher.finalize());
+        if hash != self.object.hash {
+            let message = "other bytes were read back than were sent";
+            return Err(RemoteError::new(ErrorKind::Protocol, "commit", message).at(&self.path));
+        }
+        Ok(Committed { evidence: Evidence::ReadBack { hash }, ..committed })
+    }
+}
+
+/// The mark of an object that goes in one request: its content.
+fn content_mark(hash: ContentHash) -> String {
+    format!("blake3-{hash}")
+}
+
+
+fn size_only(reason: &str) -> Evidence {
+    Evidence::SizeOnly { reason: reason.to_owned() }
+}

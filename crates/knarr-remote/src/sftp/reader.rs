@@ -1,0 +1,149 @@
+//! Reads a file, with many requests ahead, over several connections if it is large.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::future::{join, join_all};
+use knarr_core::entry::{Fingerprint, Kind};
+use knarr_core::{Entry, RelPath};
+use knarr_sftp::client::{AtEnd, FileReader, ReadOptions as Requests};
+use knarr_sftp::{Attributes, Handle, OpenFlags};
+
+use crate::error::{ErrorKind, RemoteError};
+use crate::remote::{ReadOptions, Reader};
+use crate::sftp::connection::Connection;
+use crate::sftp::endpoint::SftpEndpoint;
+use crate::sftp::{Place, entries, error};
+
+/// Bytes that make another connection worth its round trip.
+const BYTES_PER_CONNECTION: u64 = 8 * 1024 * 1024;
+
+/// How many connections a file of `size` bytes is worth.
+pub(super) fn worthwhile(endpoint: &SftpEndpoint, size: u64) -> usize {
+    let wanted = usize::try_from(size / BYTES_PER_CONNECTION).unwrap_or(usize::MAX);
+    wanted.saturating_add(1).min(endpoint.options().connections.max(1))
+}
+
+/// A file that is being read.
+#[derive(Debug)]
+pub(super) struct SftpReader {
+    connection: Arc<Connection>,
+    full: Vec<u8>,
+    entry: Entry,
+    reader: FileReader,
+}
+
+/// Opens a file.
+///
+/// What is expected to be a file is looked at and opened on one round trip. Otherwise it is looked at
+/// first: opening a link would follow it, and opening a pipe would block the server.
+pub(super) async fn open(
+    place: &Place,
+    path: &RelPath,
+    options: ReadOptions,
+) -> Result<SftpReader, RemoteError> {
+    let full = place.root().full(path);
+    let connection = place.endpoint.connection().await?;
+    let client = connection.client();
+    let looked_for_file =
+        options.expected.as_ref().is_some_and(|expected| expected.kind == Kind::File);
+    let (attributes, opened) = if looked_for_file {
+        let opening = client.open(&full, OpenFlags::READ, Attributes::default());
+        let (attributes, opened) = join(client.lstat(&full), opening).await;
+        (attributes, Some(opened))
+    } else {
+        (client.lstat(&full).await, None)
+    };
+    let attributes =
+        attributes.map_err(|source| error::at(&connection, "open", path, source))?;
+    let entry = entries::entry(path.clone(), &attributes);
+    check(&entry, options.expected.as_ref(), options.offset)?;
+    let opened = match opened {
+        Some(opened) => opened,
+        None => client.open(&full, OpenFlags::READ, Attributes::default()).await,
+    };
+    let handle = opened.map_err(|source| error::at(&connection, "open", path, source))?;
+    let mut handles = vec![handle];
+    let wanted = worthwhile(&place.endpoint, entry.size.saturating_sub(options.offset));
+    if wanted > 1 {
+        handles.extend(more_handles(&place.endpoint, wanted, &full, &attributes).await);
+    }
+    let requests = Requests {
+        offset: options.offset,
+        end: Some(entry.size),
+        at_end: AtEnd::Stop,
+        ..Requests::default()
+    };
+    let reader = FileReader::new(handles, &requests)
+        .map_err(|source| error::at(&connection, "read", path, source))?;
+    Ok(SftpReader { connection, full, entry, reader })
+}
+
+/// Handles on other connections, of the very same version of the file; as many as can be had.
+async fn more_handles(
+    endpoint: &SftpEndpoint,
+    wanted: usize,
+    full: &[u8],
+    expected: &Attributes,
+) -> Vec<Handle> {
+    let Ok(connections) = endpoint.connections(wanted).await else { return Vec::new() };
+    let opening = connections.iter().skip(1).map(|connection| async move {
+        let handle =
+            connection.client().open(full, OpenFlags::READ, Attributes::default()).await?;
+        let attributes = handle.stat().await?;
+        Ok::<_, knarr_sftp::Error>((handle, attributes))
+    });
+    let opened = join_all(opening).await;
+    opened
+        .into_iter()
+        .flatten()
+        .filter(|(_, attributes)| {
+            attributes.size == expected.size
+                && attributes.modified_seconds() == expected.modified_seconds()
+        })
+        .map(|(handle, _)| handle)
+        .collect()
+}
+
+fn check(
+    entry: &Entry,
+    expected: Option<&Fingerprint>,
+    offset: u64,
+) -> Result<(), RemoteError> {
+    if entry.kind != Kind::File {
+        let changed = expected.is_some_and(|expected| expected.kind != entry.kind);
+        let kind = if changed { ErrorKind::Changed } else { ErrorKind::WrongKind };
+        let message = format!("it is a {}, not a file", entry.kind);
+        return Err(RemoteError::new(kind, "open", message).at(&entry.path));
+    }
+    if let Some(expected) = expected {
+        entries::check_seen("open", &entry.path, Some(entry), expected)?;
+    }
+    if offset > entry.size {
+        let message = format!("it has {} bytes, fewer than {offset}", entry.size);
+        return Err(RemoteError::new(ErrorKind::Changed, "open", message).at(&entry.path));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Reader for SftpReader {
+    fn entry(&self) -> &Entry {
+        &self.entry
+    }
+
+    async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {
+        let next = self.reader.next().await;
+        next.map_err(|source| error::at(&self.connection, "read", &self.entry.path, source))
+    }
+
+    async fn finish(&mut self) -> Result<Entry, RemoteError> {
+        // By name, not by handle: a file that took its place is another version, too.
+        let looked = entries::look(&self.connection, &self.full, &self.entry.path).await?;
+        looked.ok_or_else(|| {
+            RemoteError::new(ErrorKind::NotFound, "look again at", "it was removed meanwhile")
+                .at(&self.entry.path)
+        })
+    }
+}

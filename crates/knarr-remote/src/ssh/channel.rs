@@ -1,0 +1,70 @@
+//! An SFTP channel as the stream of packets that [`knarr_sftp::Client`] speaks over.
+//!
+//! The receiving half hands out what russh received as it is; the sending half hands whole buffers to
+//! the channel, which waits for the server's window. Neither holds anything back: what waits is counted
+//! by the client above.
+
+use std::io;
+
+use bytes::Bytes;
+use knarr_sftp::client::{PacketSink, PacketSource};
+use russh::client::Msg;
+use russh::{ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+
+use crate::ssh::handler::Ending;
+
+/// Longest piece of the server's standard error that is logged, in bytes.
+const LOGGED_BYTES: usize = 1024;
+
+/// What the server sends.
+pub struct SftpSource {
+    pub(super) channel: ChannelReadHalf,
+    pub(super) ending: Ending,
+}
+
+/// What is sent to the server.
+pub struct SftpSink {
+    pub(super) channel: ChannelWriteHalf<Msg>,
+}
+
+impl std::fmt::Debug for SftpSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SftpSource").finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for SftpSink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SftpSink").finish_non_exhaustive()
+    }
+}
+
+impl PacketSource for SftpSource {
+    async fn next(&mut self) -> io::Result<Option<Bytes>> {
+        loop {
+            match self.channel.wait().await {
+                Some(ChannelMsg::Data { data }) => return Ok(Some(data)),
+                Some(ChannelMsg::ExtendedData { data, .. }) => {
+                    let shown = data.get(..LOGGED_BYTES).unwrap_or(&data).escape_ascii();
+                    tracing::debug!(%shown, "the SFTP server says on its standard error");
+                }
+                Some(ChannelMsg::Eof | ChannelMsg::Close) => return Ok(None),
+                Some(_) => {}
+                None => {
+                    let reason = self.ending.lock().ok().and_then(|ending| ending.clone());
+                    return match reason {
+                        Some(reason) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason)),
+                        None => Ok(None),
+                    };
+                }
+            }
+        }
+    }
+}
+
+impl PacketSink for SftpSink {
+    async fn send(&mut self, packets: Bytes) -> io::Result<()> {
+        let sent = self.channel.data_bytes(packets).await;
+        sent.map_err(|error| io::Error::new(io::ErrorKind::BrokenPipe, error))
+    }
+}

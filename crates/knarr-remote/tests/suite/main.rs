@@ -1,0 +1,9 @@
+//! The integration tests of knarr-remote, in one binary.
+
+mod decorators;
+mod local;
+mod memory;
+mod sabotage;
+mod object;
+mod object_faults;
+mod object_support;

@@ -1,0 +1,655 @@
+//! The dirty set: the durable queue.
+//!
+//! It holds no work, but observations: paths that look different from what was agreed on. So it cannot
+//! hold a path twice, edits of one path fall together by themselves, and after a crash it is exactly
+//! what is still to be looked at.
+//!
+//! Every new observation gets a *generation*, a number that only ever grows in this state directory. Who
+//! takes a path remembers its generation and gives it back when done: if another observation came
+//! meanwhile, the numbers differ and the path stays. An edit that arrives in flight is never lost, and a
+//! late answer about a path that was settled and came back means nothing.
+
+use knarr_core::entry::{Fingerprint, Kind};
+use knarr_core::{RelPath, Timestamp};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, Row};
+
+use crate::codec::{Malformed, behind};
+use crate::codec::{fingerprint_blob, keys_of, kind_code, kind_of_code};
+use crate::error::{StoreError, While as _};
+use crate::pairs::PairId;
+use crate::read::{Columns as _, Reader};
+use crate::transaction::Tx;
+
+/// Which observation of a path; grows with every new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Generation(u64);
+
+impl Generation {
+    /// The number.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// How something was observed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Something happened to it just now. Always a new observation, even if it looks the same: a write
+    /// within one tick of the file system's clock looks the same.
+    Event,
+    /// It was looked at. A new observation only if it looks different from the last one.
+    Scan,
+}
+
+/// What to mark as dirty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// The path below the source's root.
+    pub path: RelPath,
+    /// What it is, or was if it is gone.
+    pub kind: Kind,
+    /// What it looked like; nothing if it is gone.
+    pub observed: Option<Fingerprint>,
+    /// How it was observed.
+    pub seen: Seen,
+    /// When it was observed.
+    pub at: Timestamp,
+    /// From when on it may be taken: when it will have been quiet for long enough. A scan that sees
+    /// nothing new never puts it off.
+    pub ready_at: Timestamp,
+    /// Why it counts as complete, if that is known.
+    pub complete_because: Option<String>,
+    /// The path it was renamed from, if that was seen. A hint: the content may have changed since.
+    pub renamed_from: Option<RelPath>,
+}
+
+/// A path of the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dirty {
+    /// The path below the source's root.
+    pub path: RelPath,
+    /// What it is, or was if it is gone.
+    pub kind: Kind,
+    /// What it looked like last; nothing if it is gone.
+    pub observed: Option<Fingerprint>,
+    /// Which observation this is.
+    pub generation: Generation,
+    /// When it first became dirty.
+    pub first_seen: Timestamp,
+    /// When it was last observed.
+    pub last_seen: Timestamp,
+    /// From when on it may be taken.
+    pub ready_at: Timestamp,
+    /// How often this observation was tried in vain.
+    pub attempts: u32,
+    /// When it is tried again, after a failure.
+    pub next_attempt_at: Option<Timestamp>,
+    /// Why it counts as complete.
+    pub complete_because: Option<String>,
+    /// What went wrong last.
+    pub last_error: Option<String>,
+    /// Why nothing more is tried until it changes or a person acts.
+    pub parked: Option<String>,
+    /// The path it was renamed from.
+    pub renamed_from: Option<RelPath>,
+}
+
+/// What is to happen after a failure.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    /// It is tried again, from then on.
+    Retry(Timestamp),
+    /// Nothing, for this reason, until it changes or a person acts.
+    Park(String),
+}
+
+/// What became of an answer about a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It was taken.
+    Done,
+    /// The path was observed again meanwhile; the queue is as it was.
+    Newer,
+    /// The path is not in the queue.
+    Absent,
+}
+
+/// Which paths of the queue are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DirtyFilter {
+    /// All.
+    All,
+    /// Those that may be taken at this time.
+    Ready(Timestamp),
+    /// Those that are neither parked nor may be taken yet at this time: still settling, or waiting for
+    /// another attempt.
+    Waiting(Timestamp),
+    /// Those that were tried in vain, parked or not.
+    Failed,
+    /// The parked ones.
+    Parked,
+}
+
+/// How many paths are in which state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DirtyCounts {
+    /// May be taken now.
+    pub ready: u64,
+    /// Will be taken later.
+    pub waiting: u64,
+    /// Wait for a change or a person.
+    pub parked: u64,
+}
+
+const COLUMNS: &str = "key, kind, observed, generation, first_seen, last_seen, ready_at, attempts, \
+                       next_attempt_at, complete_because, last_error, parked, renamed_from";
+
+fn dirty(row: &Row<'_>) -> Result<Dirty, StoreError> {
+    let broken = |source| StoreError::damaged("the queue", source);
+    let path =
+        RelPath::from_order_key(row.blob(0)?).map_err(|source| broken(Malformed::Path(source)))?;
+    let kind = u8::try_from(row.column::<i64>(1)?)
+        .ok()
+        .and_then(kind_of_code);
+    let observed: Option<Vec<u8>> = row.column(2)?;
+    let renamed_from: Option<Vec<u8>> = row.column(12)?;
+    Ok(Dirty {
+        path,
+        kind: kind.ok_or_else(|| broken(Malformed::Value))?,
+        observed: observed
+            .map(|bytes| crate::codec::fingerprint_of_blob(&bytes))
+            .transpose()
+            .map_err(broken)?,
+        generation: Generation(row.number(3)?),
+        first_seen: row.time(4)?,
+        last_seen: row.time(5)?,
+        ready_at: row.time(6)?,
+        attempts: u32::try_from(row.column::<i64>(7)?).unwrap_or(u32::MAX),
+        next_attempt_at: row.optional_time(8)?,
+        complete_because: row.column(9)?,
+        last_error: row.column(10)?,
+        parked: row.column(11)?,
+        renamed_from: renamed_from
+            .map(|bytes| crate::codec::path_of(&bytes))
+            .transpose()
+            .map_err(broken)?,
+    })
+}
+
+impl Reader<'_> {
+    /// The queue's row for a path.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn dirty(&self, pair: PairId, path: &RelPath) -> Result<Option<Dirty>, StoreError> {
+        let (plain, directory) = keys_of(path);
+        let sql = format!("SELECT {COLUMNS} FROM dirty WHERE pair = ?1 AND key IN (?2, ?3)");
+        self.one("read the queue", &sql, (pair.0, plain, &directory), dirty)
+    }
+
+    /// Paths that may be taken at `now`, in tree order behind the order key `after` (from the start: an
+    /// empty key), at most `limit`.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn ready(
+        &self,
+        pair: PairId,
+        now: Timestamp,
+        after: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Dirty>, StoreError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        // Few that are due among many that are not: by time, then sorted. Many: in order, as they lie.
+        let few = limit.saturating_mul(8);
+        let due = self.one(
+            "read the queue",
+            "SELECT count(*) FROM (SELECT 1 FROM dirty INDEXED BY dirty_due \
+             WHERE pair = ?1 AND parked IS NULL AND due_at <= ?2 LIMIT ?3)",
+            (pair.0, now.nanoseconds(), few),
+            |row| row.column::<i64>(0),
+        )?;
+        let index = match due.unwrap_or(0) {
+            0 => return Ok(Vec::new()),
+            due if due < few => "INDEXED BY dirty_due",
+            _ => "NOT INDEXED",
+        };
+        let sql = format!(
+            "SELECT {COLUMNS} FROM dirty {index} WHERE pair = ?1 AND parked IS NULL \
+             AND due_at <= ?2 AND key > ?3 ORDER BY key LIMIT ?4"
+        );
+        self.all(
+            "read the queue",
+            &sql,
+            (pair.0, now.nanoseconds(), after, limit),
+            dirty,
+        )
+    }
+
+    /// When the next path may be taken that may not be yet at `now`. Nothing, if there is none.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn next_ready_after(
+        &self,
+        pair: PairId,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT min(due_at) FROM dirty INDEXED BY dirty_due \
+                   WHERE pair = ?1 AND parked IS NULL AND due_at > ?2";
+        let next = self.one("read the queue", sql, (pair.0, now.nanoseconds()), |row| {
+            row.optional_time(0)
+        })?;
+        Ok(next.flatten())
+    }
+
+    /// How many paths of the queue are gone at the source. Looks at the whole queue.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn count_gone(&self, pair: PairId) -> Result<u64, StoreError> {
+        let sql = "SELECT count(*) FROM dirty \
+                   WHERE pair = ?1 AND observed IS NULL AND renamed_from IS NULL AND kind != ?2";
+        let directory = kind_code(Kind::Directory);
+        let count = self.one("read the queue", sql, (pair.0, directory), |row| {
+            row.number(0)
+        })?;
+        Ok(count.unwrap_or(0))
+    }
+
+    /// When the next path may be taken: in the past, if there is one already. Nothing, if there is none.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn next_ready_at(&self, pair: PairId) -> Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT min(due_at) FROM dirty INDEXED BY dirty_due \
+                   WHERE pair = ?1 AND parked IS NULL";
+        Ok(self
+            .one("read the queue", sql, [pair.0], |row| row.optional_time(0))?
+            .flatten())
+    }
+
+    /// How many paths are in which state at `now`.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn count_dirty(&self, pair: PairId, now: Timestamp) -> Result<DirtyCounts, StoreError> {
+        let sql = "SELECT count(*) FILTER (WHERE parked IS NULL AND due_at <= ?2), \
+                          count(*) FILTER (WHERE parked IS NULL AND due_at > ?2), \
+                          count(*) FILTER (WHERE parked IS NOT NULL) FROM dirty WHERE pair = ?1";
+        let counts = self.one("count the queue", sql, (pair.0, now.nanoseconds()), |row| {
+            Ok(DirtyCounts {
+                ready: row.number(0)?,
+                waiting: row.number(1)?,
+                parked: row.number(2)?,
+            })
+        })?;
+        Ok(counts.unwrap_or_default())
+    }
+
+    /// Paths of the queue in tree order behind the order key `after` (from the start: an empty key), at
+    /// most `limit`.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn list_dirty(
+        &self,
+        pair: PairId,
+        filter: DirtyFilter,
+        after: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Dirty>, StoreError> {
+        // `?4` stands in each text, so that all take the same parameters.
+        let (condition, now) = match filter {
+            DirtyFilter::All => ("?4 IS NOT NULL", Timestamp::from_nanoseconds(0)),
+            DirtyFilter::Ready(now) => ("parked IS NULL AND due_at <= ?4", now),
+            DirtyFilter::Waiting(now) => ("parked IS NULL AND due_at > ?4", now),
+            DirtyFilter::Failed => (
+                "(attempts > 0 OR parked IS NOT NULL) AND ?4 IS NOT NULL",
+                Timestamp::from_nanoseconds(0),
+            ),
+            DirtyFilter::Parked => (
+                "parked IS NOT NULL AND ?4 IS NOT NULL",
+                Timestamp::from_nanoseconds(0),
+            ),
+        };
+        let sql = format!(
+            "SELECT {COLUMNS} FROM dirty WHERE pair = ?1 AND key > ?2 AND {condition} \
+             ORDER BY key LIMIT ?3"
+        );
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.all(
+            "list the queue",
+            &sql,
+            (pair.0, after, limit, now.nanoseconds()),
+            dirty,
+        )
+    }
+}
+
+impl Tx<'_> {
+    /// Marks paths as dirty. A new observation of a path gets a new generation; one that looks different
+    /// from the last also starts anew: no attempts, not parked.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn mark_dirty<'m>(
+        &mut self,
+        pair: PairId,
+        marks: impl IntoIterator<Item = &'m Mark>,
+    ) -> Result<(), StoreError> {
+        let mut marker = Marker::new(self, pair)?;
+        for mark in marks {
+            marker.mark(mark)?;
+        }
+        marker.finish(self)
+    }
+
+    /// Takes a path from the queue, if it is still the observation that the caller took.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn settle(
+        &mut self,
+        pair: PairId,
+        path: &RelPath,
+        generation: Generation,
+    ) -> Result<Settled, StoreError> {
+        let (plain, directory) = keys_of(path);
+        let removed = self.run(
+            "take a path from the queue",
+            "DELETE FROM dirty WHERE pair = ?1 AND key IN (?2, ?3) AND generation = ?4",
+            (pair.0, plain, &directory, generation.0.cast_signed()),
+        )?;
+        self.settled(pair, path, removed)
+    }
+
+    /// Records that an attempt failed, if the path is still the observation that the caller took.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn fail(
+        &mut self,
+        pair: PairId,
+        path: &RelPath,
+        generation: Generation,
+        error: &str,
+        next: &Next,
+    ) -> Result<Settled, StoreError> {
+        let (plain, directory) = keys_of(path);
+        let (next_attempt_at, parked) = match next {
+            Next::Retry(at) => (Some(at.nanoseconds()), None),
+            Next::Park(reason) => (None, Some(reason)),
+        };
+        let changed = self.run(
+            "note a failure in the queue",
+            "UPDATE dirty SET attempts = attempts + 1, last_error = ?5, next_attempt_at = ?6, \
+             parked = ?7 WHERE pair = ?1 AND key IN (?2, ?3) AND generation = ?4",
+            (
+                pair.0,
+                plain,
+                &directory,
+                generation.0.cast_signed(),
+                error,
+                next_attempt_at,
+                parked,
+            ),
+        )?;
+        self.settled(pair, path, changed)
+    }
+
+    /// Has a path wait until then without counting an attempt, if it is still the observation that the
+    /// caller took: it is not at rest, or it is not its own fault.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn postpone(
+        &mut self,
+        pair: PairId,
+        path: &RelPath,
+        generation: Generation,
+        until: Timestamp,
+    ) -> Result<Settled, StoreError> {
+        let (plain, directory) = keys_of(path);
+        let changed = self.run(
+            "put off a path of the queue",
+            "UPDATE dirty SET next_attempt_at = ?5 \
+             WHERE pair = ?1 AND key IN (?2, ?3) AND generation = ?4",
+            (
+                pair.0,
+                plain,
+                &directory,
+                generation.0.cast_signed(),
+                until.nanoseconds(),
+            ),
+        )?;
+        self.settled(pair, path, changed)
+    }
+
+    fn settled(&self, pair: PairId, path: &RelPath, rows: u64) -> Result<Settled, StoreError> {
+        Ok(match rows {
+            0 if self.dirty(pair, path)?.is_some() => Settled::Newer,
+            0 => Settled::Absent,
+            _ => Settled::Done,
+        })
+    }
+
+    /// Has a path, or all paths, tried again from now on: neither parked nor waiting for a time after a
+    /// failure. Says how many that were.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn retry_now(&mut self, pair: PairId, path: Option<&RelPath>) -> Result<u64, StoreError> {
+        let operation = "retry paths of the queue";
+        let sql = "UPDATE dirty SET attempts = 0, next_attempt_at = NULL, parked = NULL \
+                   WHERE pair = ?1 AND (parked IS NOT NULL OR next_attempt_at IS NOT NULL)";
+        match path {
+            None => self.run(operation, sql, [pair.0]),
+            Some(path) => {
+                let (plain, directory) = keys_of(path);
+                let sql = format!("{sql} AND key IN (?2, ?3)");
+                self.run(operation, &sql, (pair.0, plain, &directory))
+            }
+        }
+    }
+
+    /// Takes a directory and everything below it from the queue, whatever the generation: the whole of
+    /// it was dealt with, by a rename for instance. Only rows that are not newer than `up_to` go.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn settle_tree(
+        &mut self,
+        pair: PairId,
+        directory: &RelPath,
+        up_to: Generation,
+    ) -> Result<u64, StoreError> {
+        let (_, key) = keys_of(directory);
+        self.run(
+            "take a directory from the queue",
+            "DELETE FROM dirty WHERE pair = ?1 AND key >= ?2 AND key < ?3 AND generation <= ?4",
+            (pair.0, &key, &behind(&key), up_to.0.cast_signed()),
+        )
+    }
+}
+
+/// Marks many paths with the same statements, and takes their generations from one counter.
+struct Marker<'c> {
+    pair: PairId,
+    generation: u64,
+    find: CachedStatement<'c>,
+    insert: CachedStatement<'c>,
+    update: CachedStatement<'c>,
+    remove: CachedStatement<'c>,
+}
+
+const MARK: &str = "mark a path as dirty";
+
+/// What decides about a mark, of the row that is there.
+struct Before {
+    key: Vec<u8>,
+    observed: Option<Vec<u8>>,
+    first_seen: i64,
+    ready_at: i64,
+    generation: i64,
+    renamed_from: Option<Vec<u8>>,
+    complete_because: Option<String>,
+}
+
+impl<'c> Marker<'c> {
+    fn new(tx: &Tx<'c>, pair: PairId) -> Result<Self, StoreError> {
+        let generation = tx.one(
+            MARK,
+            "SELECT value FROM counters WHERE name = 'generation'",
+            [],
+            |row| row.number(0),
+        )?;
+        Ok(Self {
+            pair,
+            generation: generation.unwrap_or(0),
+            find: tx.prepare(
+                MARK,
+                "SELECT key, observed, first_seen, ready_at, generation, renamed_from, \
+                 complete_because FROM dirty WHERE pair = ?1 AND key IN (?2, ?3)",
+            )?,
+            insert: tx.prepare(
+                MARK,
+                "INSERT INTO dirty (pair, key, kind, observed, generation, first_seen, last_seen, \
+                 ready_at, complete_because, renamed_from) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?,
+            update: tx.prepare(
+                MARK,
+                "UPDATE dirty SET generation = ?3, last_seen = ?4, ready_at = ?5, \
+                 complete_because = ?6, renamed_from = ?7 WHERE pair = ?1 AND key = ?2",
+            )?,
+            remove: tx.prepare(MARK, "DELETE FROM dirty WHERE pair = ?1 AND key = ?2")?,
+        })
+    }
+
+    fn mark(&mut self, mark: &Mark) -> Result<(), StoreError> {
+        let (plain, directory) = keys_of(&mark.path);
+        let key = if mark.kind == Kind::Directory {
+            directory.as_slice()
+        } else {
+            plain
+        };
+        let observed = mark.observed.as_ref().map(fingerprint_blob);
+        let before = self
+            .find
+            .query_row((self.pair.0, plain, &directory), |row| {
+                Ok(Before {
+                    key: row.get(0)?,
+                    observed: row.get(1)?,
+                    first_seen: row.get(2)?,
+                    ready_at: row.get(3)?,
+                    generation: row.get(4)?,
+                    renamed_from: row.get(5)?,
+                    complete_because: row.get(6)?,
+                })
+            })
+            .optional()
+            .trying(MARK)?;
+        let hint = mark
+            .renamed_from
+            .as_ref()
+            .map(|path| path.as_bytes().to_vec());
+        match before {
+            Some(before) if before.key == key && before.observed == observed => {
+                self.see_again(key, mark, before, hint)
+            }
+            before => {
+                let first_seen = before
+                    .as_ref()
+                    .map_or(mark.at.nanoseconds(), |before| before.first_seen);
+                // A rename that was followed by an edit is still a rename; what is gone is none.
+                let kept = before
+                    .as_ref()
+                    .and_then(|before| before.renamed_from.clone());
+                let hint = hint.or(kept).filter(|_| observed.is_some());
+                if let Some(before) = before {
+                    self.remove
+                        .execute((self.pair.0, &before.key))
+                        .trying(MARK)?;
+                }
+                self.generation += 1;
+                self.insert
+                    .execute((
+                        self.pair.0,
+                        key,
+                        kind_code(mark.kind),
+                        &observed,
+                        self.generation.cast_signed(),
+                        first_seen,
+                        mark.at.nanoseconds(),
+                        mark.ready_at.nanoseconds(),
+                        &mark.complete_because,
+                        &hint,
+                    ))
+                    .map(drop)
+                    .trying(MARK)
+            }
+        }
+    }
+
+    /// It looks as it looked before.
+    fn see_again(
+        &mut self,
+        key: &[u8],
+        mark: &Mark,
+        before: Before,
+        hint: Option<Vec<u8>>,
+    ) -> Result<(), StoreError> {
+        let (generation, ready_at) = match mark.seen {
+            Seen::Event => {
+                self.generation += 1;
+                (self.generation.cast_signed(), mark.ready_at.nanoseconds())
+            }
+            Seen::Scan => (
+                before.generation,
+                before.ready_at.min(mark.ready_at.nanoseconds()),
+            ),
+        };
+        let complete_because = match (mark.seen, &mark.complete_because) {
+            (_, Some(because)) => Some(because.clone()),
+            (Seen::Event, None) => None,
+            (Seen::Scan, None) => before.complete_because,
+        };
+        self.update
+            .execute((
+                self.pair.0,
+                key,
+                generation,
+                mark.at.nanoseconds(),
+                ready_at,
+                complete_because,
+                hint.or(before.renamed_from),
+            ))
+            .map(drop)
+            .trying(MARK)
+    }
+
+    fn finish(self, tx: &Tx<'_>) -> Result<(), StoreError> {
+        tx.run(
+            MARK,
+            "INSERT INTO counters (name, value) VALUES ('generation', ?1) \
+             ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            [self.generation.cast_signed()],
+        )
+        .map(drop)
+    }
+}
+
+/// Whether every row can be read.
+pub(crate) fn read_all(connection: &Connection) -> Result<(), StoreError> {
+    let operation = "read the queue";
+    let mut statement = connection
+        .prepare(&format!("SELECT {COLUMNS} FROM dirty"))
+        .trying(operation)?;
+    let mut rows = statement.query([]).trying(operation)?;
+    while let Some(row) = rows.next().trying(operation)? {
+        dirty(row)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! The store, tested through its public interface.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "tests play the world outside: they damage, copy and move files as they like"
+)]
+
+mod crash;
+mod custody;
+mod damage;
+mod dirty;
+mod fixture;
+mod history;
+mod odds;
+mod opening;
+mod runs;
+mod secrets;
+mod synced;
+mod transactions;
