@@ -272,7 +272,8 @@ mod tests {
         assert_eq!(said(Some(&a), Some(&a)), None);
         assert!(said(Some(&a), Some(&b)).unwrap().contains("\"a\" needs nothing"));
         assert!(said(Some(&b), Some(&a)).unwrap().contains("\"a\" needs something"));
-        assert!(said(Some(&a), Some(&put(b"a", 2))).unwrap().contains("\"a\" changed"));
+        let changed = put(b"a", 2);
+        assert!(said(Some(&a), Some(&changed)).unwrap().contains("\"a\" changed"));
         assert!(said(None, Some(&a)).is_some() && said(Some(&a), None).is_some());
     }
 }

@@ -140,6 +140,7 @@ impl Delivering {
             return self.settle(dirty, Vec::new()).await;
         }
         let started = self.context.clock.now();
+        self.context.observer.event(&Event::Started { path: &entry.path, size: entry.size });
         let mut decided = Decided { synced, look: false, left: None, replaced: false };
         let moved = match entry.kind {
             Kind::Symlink => self.put_link(&entry, &mut decided).await?,

@@ -22,10 +22,11 @@ use crate::lock::PairLock;
 use crate::node::deliver::Delivering;
 use crate::node::health::Circuit;
 use crate::node::observe::{Ended, Observing};
+use crate::node::progress::Progress;
 use crate::node::scan::{ScanRequest, Scanning};
 use crate::node::spec::WatchJob;
 use crate::node::work::Working;
-use crate::observer::{Event, Trouble};
+use crate::observer::{Event, Observer, Trouble};
 use crate::oneshot::Environment;
 
 /// How often a missing directory is looked for.
@@ -102,7 +103,11 @@ impl Lane {
             scans,
         };
         let tasks = TaskTracker::new();
-        let working = self.working(&incarnation, &tasks);
+        let progress = Arc::new(Progress::new(
+            Arc::clone(&self.environment.observer),
+            Arc::clone(&self.environment.clock),
+        ));
+        let working = self.working(&incarnation, &tasks, Arc::clone(&progress));
         let observing = self.observing(&incarnation);
         journal.set_degraded(None)?;
         let starting = tokio::task::spawn_blocking(move || {
@@ -115,15 +120,16 @@ impl Lane {
         drop(incarnation.scans.try_send(ScanRequest { below: None }));
         let watched = watcher.is_some();
         let guard = cancel.clone().drop_guard();
-        let (worked, observed, scanned) = tokio::join!(
+        let (worked, observed, scanned, shown) = tokio::join!(
             cancelling(&cancel, working.run()),
             cancelling(&cancel, observe(observing, watcher)),
             cancelling(&cancel, self.scanning(&incarnation, requests, watched, trusted)),
+            cancelling(&cancel, progress.write(journal, &cancel)),
         );
         drop(guard);
         tasks.close();
         tasks.wait().await;
-        worked.and(scanned).and(observed)
+        worked.and(scanned).and(observed).and(shown)
     }
 
     /// Whether the directory is the one it was: if not, nothing is taken for deleted.
@@ -145,7 +151,12 @@ impl Lane {
         Ok(same)
     }
 
-    fn working(&self, incarnation: &Incarnation, tasks: &TaskTracker) -> Working {
+    fn working(
+        &self,
+        incarnation: &Incarnation,
+        tasks: &TaskTracker,
+        progress: Arc<Progress>,
+    ) -> Working {
         let job = &self.job;
         let source: Arc<dyn Remote> = Arc::new(LocalRemote::new(self.source.clone()));
         let circuit = Circuit::new(
@@ -166,7 +177,7 @@ impl Lane {
             verify: job.verify,
             after: job.after.clone(),
             retry: job.retry,
-            observer: Arc::clone(&self.environment.observer),
+            observer: Arc::clone(&progress) as Arc<dyn Observer>,
             clock: Arc::clone(&self.environment.clock),
             cancel: incarnation.cancel.clone(),
             commits: CommitQueue::start(tasks),
@@ -177,6 +188,7 @@ impl Lane {
         Working {
             delivering: Arc::new(Delivering { job: Arc::clone(job), context }),
             circuit,
+            progress,
             wake: Arc::clone(&incarnation.wake),
             scans: incarnation.scans.clone(),
         }

@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 use crate::error::EngineError;
 use crate::node::deliver::{Deletions, Delivering, Outcome};
 use crate::node::health::Circuit;
+use crate::node::progress::Progress;
 use crate::node::scan::ScanRequest;
 use crate::put::PutError;
 
@@ -34,6 +35,7 @@ const IDLE: Duration = Duration::from_secs(30);
 pub(crate) struct Working {
     pub(crate) delivering: Arc<Delivering>,
     pub(crate) circuit: Circuit,
+    pub(crate) progress: Arc<Progress>,
     pub(crate) wake: Arc<Notify>,
     pub(crate) scans: mpsc::Sender<ScanRequest>,
 }
@@ -167,6 +169,7 @@ impl Working {
         let Done { dirty, outcome } =
             ended.map_err(|_panic| EngineError::Internal("a delivery ended in a panic"))?;
         in_flight.remove(dirty.path.as_bytes());
+        self.progress.ended(&dirty.path);
         if let Some(from) = &dirty.renamed_from {
             in_flight.remove(from.as_bytes());
         }
