@@ -96,8 +96,10 @@ fn one_way(views: Views, policy: &Policy, renames: &dyn RenameIndex) -> Option<D
     match (source, destination) {
         (Seen::Entry(source), Seen::Entry(destination)) => {
             let delivered = synced.as_ref().is_some_and(|synced| {
+                // What was kept beside lies elsewhere: what is here was never ours.
+                let here = synced.destination_path.is_none();
                 synced.source.still_describes(&source)
-                    && synced.destination.still_describes(&destination)
+                    && (!here || synced.destination.still_describes(&destination))
             });
             if delivered && !policy.checksum {
                 return None;

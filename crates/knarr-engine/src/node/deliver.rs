@@ -21,7 +21,7 @@ use knarr_store::dirty::{Dirty, Seen};
 use crate::context::Context;
 use crate::error::EngineError;
 use crate::journal::Change;
-use crate::node::observe::Mark;
+use crate::node::observe::{AT_REST, Mark};
 use crate::node::spec::WatchJob;
 use crate::observer::{Event, Trouble};
 use crate::put::{self, PutError};
@@ -123,6 +123,9 @@ impl Delivering {
         entry: Entry,
         synced: Option<Synced>,
     ) -> Result<Outcome, PutError> {
+        if self.still_moves(dirty, &entry).await? {
+            return Ok(Outcome::Unsettled);
+        }
         let delivered = synced.as_ref().is_some_and(|synced| {
             synced.source.still_describes(&entry) && synced.source.identity == entry.identity
         });
@@ -180,6 +183,26 @@ impl Delivering {
             put::dispose(&self.context, &entry).await.map_err(PutError::Engine)?;
         }
         Ok(outcome)
+    }
+
+    /// Where only rest says that a file is complete, it must be what was observed when the rest began.
+    async fn still_moves(&self, dirty: &Dirty, entry: &Entry) -> Result<bool, PutError> {
+        let by_rest =
+            dirty.complete_because.as_ref().is_some_and(|because| because.starts_with(AT_REST));
+        let moved = dirty.observed.as_ref().is_some_and(|observed| !observed.still_describes(entry));
+        if by_rest && moved {
+            let mark = Mark {
+                path: dirty.path.clone(),
+                kind: entry.kind,
+                observed: Some(entry.fingerprint()),
+                ready_at: self.context.clock.now().after(self.job.settle),
+                because: dirty.complete_because.clone(),
+                renamed_from: None,
+            };
+            let marked = self.context.journal.mark(vec![mark], Seen::Scan).await;
+            marked.map_err(|error| PutError::Engine(EngineError::Store(error)))?;
+        }
+        Ok(by_rest && moved)
     }
 
     async fn put_file(

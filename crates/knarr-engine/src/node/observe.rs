@@ -131,7 +131,7 @@ impl Observing {
             WatchEvent::MovedIn(path, Kind::Directory) => self.scan(Some(path)),
             WatchEvent::MovedIn(path, _) => self.look(path, now, "moved in", marks),
             WatchEvent::Appeared(path) => {
-                let because = format!("unchanged for {}", knarr_core::units::Span(self.job.settle));
+                let because = at_rest(&self.job);
                 self.look(path, settled, &because, marks);
             }
             WatchEvent::AttributesChanged(path) => {
@@ -162,10 +162,15 @@ impl Observing {
             return;
         }
         if kind == Kind::Directory {
+            let observed = self.root.stat(&to).ok().flatten().map(|entry| entry.fingerprint());
+            if observed.is_none() {
+                self.gone(from, kind, now, marks);
+                return;
+            }
             marks.push(Mark {
                 path: to,
                 kind,
-                observed: None,
+                observed,
                 ready_at: now,
                 because: Some("renamed".to_owned()),
                 renamed_from: Some(from),
@@ -230,6 +235,14 @@ impl Observing {
         }
         drop(self.scans.try_send(ScanRequest { below: None }));
     }
+}
+
+/// The beginning of the verdict for which nothing better than time stands in.
+pub(crate) const AT_REST: &str = "unchanged for";
+
+/// The verdict for a file that nobody has told to be complete.
+pub(crate) fn at_rest(job: &WatchJob) -> String {
+    format!("{AT_REST} {}", knarr_core::units::Span(job.settle))
 }
 
 /// The mark for what was seen, if the job means it.

@@ -157,7 +157,7 @@ impl Scanning {
     ) {
         // Written to just now, by somebody who may still write: it has to come to rest first.
         let at_rest = |entry: &Entry| entry.mtime.unwrap_or(now).after(self.job.settle).max(now);
-        let because = || format!("unchanged for {}", knarr_core::units::Span(self.job.settle));
+        let because = || super::observe::at_rest(&self.job);
         match decision {
             Decision::Operation(Operation::Put { entry, .. }) => {
                 // A clock or mtime in the far future must not hold a file back for ever.

@@ -56,6 +56,7 @@ impl Working {
         let mut in_flight: BTreeSet<Box<[u8]>> = BTreeSet::new();
         let mut after = Vec::new();
         let mut look = true;
+        let mut looked_at = self.delivering.context.clock.now();
         while !cancel.is_cancelled() {
             if !self.circuit.is_up() {
                 self.drain(&mut flights, &mut in_flight).await?;
@@ -63,12 +64,15 @@ impl Working {
                 continue;
             }
             if look {
-                look = self.start_ready(&mut flights, &mut in_flight, &mut after).await?;
+                looked_at = self.delivering.context.clock.now();
+                look = self
+                    .start_ready(looked_at, &mut flights, &mut in_flight, &mut after)
+                    .await?;
                 if look && in_flight.len() < WINDOW {
                     continue;
                 }
             }
-            let pause = if in_flight.len() < WINDOW { self.pause().await? } else { IDLE };
+            let pause = if in_flight.len() < WINDOW { self.pause(looked_at).await? } else { IDLE };
             tokio::select! {
                 () = cancel.cancelled() => {}
                 () = self.wake.notified() => look = true,
@@ -95,17 +99,18 @@ impl Working {
         Ok(())
     }
 
-    /// How long until something is ready.
-    async fn pause(&self) -> Result<Duration, EngineError> {
+    /// How long until something is ready that was not when the queue was last looked at.
+    async fn pause(&self, looked_at: Timestamp) -> Result<Duration, EngineError> {
         let context = &self.delivering.context;
+        let next = context.journal.next_ready_after(looked_at).await?;
         let now = context.clock.now();
-        let next = context.journal.next_ready_after(now).await?;
         Ok(next.map_or(IDLE, |next| next.since(now).clamp(Duration::from_millis(1), IDLE)))
     }
 
     /// Starts what is ready and not in flight. Returns whether there may be more.
     async fn start_ready(
         &self,
+        now: Timestamp,
         flights: &mut JoinSet<Done>,
         in_flight: &mut BTreeSet<Box<[u8]>>,
         after: &mut Vec<u8>,
@@ -115,7 +120,6 @@ impl Working {
         if room == 0 {
             return Ok(true);
         }
-        let now = context.clock.now();
         // From where the last look ended, and from the start again when that is the end.
         let ready = context.journal.ready(now, after.clone(), READY.min(room)).await?;
         *after = match ready.last() {

@@ -71,6 +71,7 @@ async fn k6_a_conflict_keeps_both_versions_on_both_sides() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r25_an_edit_wins_over_a_deletion_and_its_directory_stays() {
     let world = World::new();
+    world.write("a/other", b"so that the side is not empty");
     world.write("a/d/x", b"1");
     world.write("a/d/y", b"2");
     sync(&world).await;

@@ -41,6 +41,9 @@ const ROOT_MASK: WatchFlags = MASK
 /// How much of the kernel's queue is read at once.
 const BUFFER_BYTES: usize = 256 * 1024;
 
+/// How many buffers are read before anything else is done.
+const BUFFERS_AT_ONCE: usize = 8;
+
 /// How many new files and halves of renames are waited for at the same time.
 const WAITING_LIMIT: usize = 4096;
 
@@ -60,6 +63,7 @@ struct Shared {
     stopped: AtomicBool,
     paused: AtomicBool,
     watches: AtomicUsize,
+    settled: AtomicBool,
 }
 
 impl Shared {
@@ -74,6 +78,10 @@ impl Shared {
 impl Running {
     pub(crate) fn watches(&self) -> usize {
         self.shared.watches.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.shared.settled.load(Ordering::SeqCst)
     }
 
     pub(crate) fn pause(&self, paused: bool) {
@@ -113,6 +121,7 @@ pub(crate) fn start(
         stopped: AtomicBool::new(false),
         paused: AtomicBool::new(false),
         watches: AtomicUsize::new(1),
+        settled: AtomicBool::new(false),
     });
     let mut machine = Machine {
         root: root.clone(),
@@ -211,34 +220,49 @@ impl Machine {
             if paused || self.gone {
                 continue;
             }
+            // Before the first event of this round is handed out.
+            shared.settled.store(false, Ordering::SeqCst);
             let is_empty = self.read(&queue, &mut buffer);
             self.expire(Instant::now());
             if self.doubt.is_any() && ((is_empty && self.moved.is_empty()) || self.doubt.is_old()) {
                 self.ask_the_disk();
             }
             shared.watches.store(self.tree.len(), Ordering::Relaxed);
+            let is_settled = is_empty && self.is_settled();
+            shared.settled.store(is_settled, Ordering::SeqCst);
         }
     }
 
-    /// Takes one buffer of events; then deadlines and the channel have their turn. Returns whether
-    /// there are no more.
+    /// Whether nothing is waited for and nothing is in doubt.
+    fn is_settled(&self) -> bool {
+        self.moved.is_empty()
+            && self.created.is_empty()
+            && !self.doubt.is_any()
+            && !self.outbox.is_waiting()
+    }
+
+    /// Takes what is in the queue, but not for ever: deadlines and the channel must have their turn.
+    /// Returns whether the queue is empty.
     fn read(&mut self, queue: &OwnedFd, buffer: &mut [MaybeUninit<u8>]) -> bool {
         let mut reader = inotify::Reader::new(queue, buffer);
-        loop {
-            match reader.next() {
-                Ok(event) => self.take(&event),
-                Err(Errno::AGAIN) => return true,
-                Err(Errno::INTR) => {}
-                Err(errno) => {
-                    tracing::error!(%errno, "the watcher's queue cannot be read");
-                    self.root_is_gone();
-                    return true;
+        for _ in 0..BUFFERS_AT_ONCE {
+            loop {
+                match reader.next() {
+                    Ok(event) => self.take(&event),
+                    Err(Errno::AGAIN) => return true,
+                    Err(Errno::INTR) => {}
+                    Err(errno) => {
+                        tracing::error!(%errno, "the watcher's queue cannot be read");
+                        self.root_is_gone();
+                        return true;
+                    }
+                }
+                if reader.is_buffer_empty() {
+                    break;
                 }
             }
-            if reader.is_buffer_empty() {
-                return false;
-            }
         }
+        false
     }
 
     /// Waits for events, a deadline, room in the channel, or a wake.

@@ -207,6 +207,16 @@ impl Watcher {
         match self.never {}
     }
 
+    /// Whether everything that happened before the event received last is told. For tests.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
+        #[cfg(target_os = "linux")]
+        return self.running.is_settled();
+        #[cfg(not(target_os = "linux"))]
+        match self.never {}
+    }
+
     /// Stops taking events from the kernel, so that its queue overflows. For tests.
     #[doc(hidden)]
     pub fn pause(&self) {

@@ -56,31 +56,30 @@ impl Watched {
         );
     }
 
-    /// All events up to now: a file is written, and events are taken until its own is told, and what
-    /// was waited for at that time.
+    /// All events up to now: a file is written, and events are taken until its own is told and the
+    /// watcher waits for nothing more.
     fn events(&mut self) -> Vec<WatchEvent> {
         self.marks += 1;
-        // The second mark comes after everything that the first one's reading put off.
+        let mark = format!("mark-{}", self.marks);
+        write(&self.at(&mark), b"");
         let mut found = Vec::new();
-        for half in ["first", "second"] {
-            let mark = format!("mark-{}-{half}", self.marks);
-            if half == "second" {
-                // What is put off is told when its time is over, at the latest then.
-                let over = Instant::now() + WatchOptions::default().pairing * 3;
-                while let Some(left) = over.checked_duration_since(Instant::now()) {
-                    found.extend(self.events.recv_timeout(left));
-                }
-            }
-            write(&self.at(&mark), b"");
-            loop {
-                match self.events.recv_timeout(PATIENCE) {
-                    Ok(WatchEvent::Closed(at)) if at == path(&mark) => break,
-                    Ok(event) => found.push(event),
-                    Err(error) => panic!("{error}; so far {found:?}"),
-                }
+        loop {
+            match self.events.recv_timeout(PATIENCE) {
+                Ok(WatchEvent::Closed(at)) if at == path(&mark) => break,
+                Ok(event) => found.push(event),
+                Err(error) => panic!("{error}; so far {found:?}"),
             }
         }
-        // Marks of this and earlier rounds are nothing to the test.
+        let deadline = Instant::now() + PATIENCE;
+        while !self.watcher.is_settled() {
+            assert!(
+                Instant::now() < deadline,
+                "the watcher does not come to rest"
+            );
+            found.extend(self.events.recv_timeout(Duration::from_millis(1)));
+        }
+        found.extend(self.events.try_iter());
+        // A mark that was read before its close came is nothing to the test.
         found.retain(|event| !format!("{event:?}").contains("mark-"));
         found
     }

@@ -181,6 +181,8 @@ impl Failure {
     /// The error for the caller.
     pub(super) fn into_remote(self, operation: &str, path: Option<&RelPath>) -> RemoteError {
         let kind = self.kind();
+        // The next attempt begins another one.
+        let gone = self.is_no_such_upload();
         let mut error = RemoteError::new(kind, operation, self.describe());
         if let Some(path) = path {
             error = error.at(path);
@@ -190,7 +192,7 @@ impl Failure {
             (Some(HttpErrorKind::Interrupted | HttpErrorKind::Request | HttpErrorKind::Decode), _) => {
                 error.with_retry(Retry::Later)
             }
-            (None, Some(status)) if kind == ErrorKind::Other && status < 500 && status >= 300 => {
+            (None, Some(300..500)) if kind == ErrorKind::Other && !gone => {
                 error.with_retry(Retry::Never)
             }
             _ => error,

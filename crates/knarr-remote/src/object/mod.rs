@@ -173,8 +173,8 @@ impl Inner {
 fn entry_of(path: RelPath, meta: &ObjectMeta) -> Entry {
     let mut entry = Entry::file(path, meta.size);
     // The epoch stands for a header that was not there.
-    let nanoseconds = meta.last_modified.timestamp_nanos_opt().unwrap_or_default();
-    entry.mtime = (nanoseconds != 0).then(|| Timestamp::from_nanoseconds(nanoseconds));
+    let seconds = meta.last_modified.timestamp();
+    entry.mtime = (seconds != 0).then(|| Timestamp::from_seconds(seconds));
     entry.identity = meta.e_tag.as_deref().map(|etag| Identity::Tag(s3::bare(etag).into()));
     entry
 }

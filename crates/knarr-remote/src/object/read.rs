@@ -63,10 +63,15 @@ pub(super) async fn open(
             Err(error) => {
                 let failure = Failure::store(&error);
                 // Nothing lies in the range, as in an empty file; or some servers' way to say so.
-                if failure.status != Some(416) && !says_range(&error) {
+                if failure.status == Some(416) || says_range(&error) {
+                    look(&inner, path, &key).await?
+                } else if failure.status == Some(500) {
+                    // Some servers trip over what is a directory on their disk.
+                    look(&inner, path, &key).await?;
+                    return Err(failure.into_remote("open", Some(path)));
+                } else {
                     return Err(failure.into_remote("open", Some(path)));
                 }
-                look(&inner, path, &key).await?
             }
         }
     };

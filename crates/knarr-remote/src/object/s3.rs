@@ -107,7 +107,9 @@ pub(super) enum UploadPresence {
 impl S3Api {
     /// Gets a page; repeats what may pass.
     pub(super) async fn list_page(&self, request: &PageRequest) -> Result<Page, Failure> {
-        let mut query = vec![("encoding-type", "url"), ("list-type", "2")];
+        // Not `encoding-type=url`: some servers say that they encode, and do not. What XML cannot hold
+        // comes as a reference, and is a problem in a name anyhow.
+        let mut query = vec![("list-type", "2")];
         if let Some(token) = &request.token {
             query.push(("continuation-token", token));
         }
@@ -181,17 +183,27 @@ impl S3Api {
         })
     }
 
-    /// Whether the upload is still there.
+    /// Whether the upload is still there. `parts` is how many parts it has to have: some servers list
+    /// an upload that is gone as one without parts.
     pub(super) async fn upload_presence(
         &self,
         key: &Path,
         upload_id: &str,
+        parts: usize,
     ) -> Result<UploadPresence, Failure> {
         let url = url(&self.object_url(key), &[("max-parts", "1"), ("uploadId", upload_id)]);
         let mut attempt = 0;
         loop {
             match self.call("GET", &url, Bytes::new(), &Condition::None).await {
-                Ok(_) => return Ok(UploadPresence::There),
+                Ok(answer) => {
+                    let mut listed = false;
+                    let parsed = xml::walk(&answer, |open, _| listed |= matches!(open, [_, "Part"]));
+                    return Ok(match (parsed, listed || parts == 0) {
+                        (Ok(()), true) => UploadPresence::There,
+                        (Ok(()), false) => UploadPresence::Gone,
+                        (Err(_), _) => UploadPresence::Unknown,
+                    });
+                }
                 Err(failure) if failure.is_no_such_upload() || failure.status == Some(404) => {
                     return Ok(UploadPresence::Gone);
                 }
@@ -399,9 +411,8 @@ impl PageParser {
             ([_, "Contents", "Size"], Some(text)) => self.size = text.trim().parse().ok(),
             ([_, "Contents", "LastModified"], Some(text)) => {
                 let time: Option<jiff::Timestamp> = text.trim().parse().ok();
-                self.modified = time
-                    .and_then(|time| i64::try_from(time.as_nanosecond()).ok())
-                    .map(Timestamp::from_nanoseconds);
+                // Whole seconds, as in the header that a look at the object gives.
+                self.modified = time.map(|time| Timestamp::from_seconds(time.as_second()));
             }
             ([_, "Contents", "ETag"], Some(text)) => self.etag = Some(bare(&text).to_owned()),
             ([_, "Contents"], _) => match (self.key.take(), self.size.take()) {
@@ -486,7 +497,7 @@ mod tests {
         let object = &page.objects[0];
         assert_eq!(object.key, b"a b c+\n");
         assert_eq!((object.size, object.etag.as_deref()), (7, Some("abc-2")));
-        assert_eq!(object.modified.unwrap().to_string(), "2024-01-02T03:04:05.678Z");
+        assert_eq!(object.modified.unwrap().to_string(), "2024-01-02T03:04:05.000Z");
         assert_eq!(page.directories, [b"d/"]);
         assert_eq!(page.next.as_deref(), Some("t"));
     }

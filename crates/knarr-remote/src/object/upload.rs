@@ -173,7 +173,7 @@ impl ObjectUpload {
             return self.save(CheckpointUpdate::Forgotten).await;
         }
         let presence = match &self.inner.s3 {
-            Some(s3) => s3.upload_presence(&self.key, &saved.upload_id).await,
+            Some(s3) => s3.upload_presence(&self.key, &saved.upload_id, resume.parts.len()).await,
             None => Ok(UploadPresence::Unknown),
         };
         if presence.map_err(|failure| self.failed(failure))? == UploadPresence::Gone {

@@ -57,7 +57,14 @@ impl SftpCommitter {
             let message = "it was staged at another place";
             RemoteError::new(ErrorKind::Other, "commit", message).at(&path)
         })?;
-        let StagedState { staged, node, entry, attributes, replace, evidence } = *state;
+        let StagedState {
+            staged,
+            node,
+            entry,
+            attributes,
+            replace,
+            evidence,
+        } = *state;
         let Some(staged) = staged else {
             let entry = self.make_directory(connection, &path, attributes).await?;
             return Ok(Committed { entry, evidence });
@@ -66,8 +73,13 @@ impl SftpCommitter {
             NewNode::Symlink { .. } => Kind::Symlink,
             _ => Kind::File,
         };
-        let flip =
-            Flip { operation: "commit", from: &staged, to: &path, kind, replace: &replace };
+        let flip = Flip {
+            operation: "commit",
+            from: &staged,
+            to: &path,
+            kind,
+            replace: &replace,
+        };
         match self.flip(connection, flip).await {
             Ok(()) => Ok(Committed { entry, evidence }),
             Err(error) if error.kind == ErrorKind::Unreachable => {
@@ -108,7 +120,11 @@ impl SftpCommitter {
             Replace::Seen(_) => true,
             Replace::Anything => !posix || flip.kind == Kind::Directory,
         };
-        let found = if look { entries::look(connection, &to, flip.to).await? } else { None };
+        let found = if look {
+            entries::look(connection, &to, flip.to).await?
+        } else {
+            None
+        };
         if look {
             check_replaceable(flip, found.as_ref())?;
         }
@@ -172,7 +188,9 @@ impl SftpCommitter {
 
     /// Whether a rename whose answer was lost was carried out.
     async fn was_flipped(&self, staged: &[u8], entry: &Entry) -> bool {
-        let Ok(connection) = self.endpoint.connection().await else { return false };
+        let Ok(connection) = self.endpoint.connection().await else {
+            return false;
+        };
         let staged_is_gone = match connection.client().lstat(staged).await {
             Ok(_) => false,
             Err(source) => source.is_not_found(),
@@ -207,7 +225,7 @@ impl SftpCommitter {
                     let above = parents::parent(&full).unwrap_or(b".");
                     let operation = "make directory";
                     return Err(
-                        error::while_writing(connection, above, operation, path, source).await
+                        error::while_writing(connection, above, operation, path, source).await,
                     );
                 }
             }
@@ -231,15 +249,17 @@ impl SftpCommitter {
 }
 
 fn check_replaceable(flip: Flip<'_>, found: Option<&Entry>) -> Result<(), RemoteError> {
-    let refused = |kind, message: String| {
-        Err(RemoteError::new(kind, flip.operation, message).at(flip.to))
-    };
+    let refused =
+        |kind, message: String| Err(RemoteError::new(kind, flip.operation, message).at(flip.to));
     match (flip.replace, found) {
         (Replace::Seen(seen), found) => {
             entries::check_seen(flip.operation, flip.to, found, seen)?;
         }
         (Replace::Nothing, Some(found)) => {
-            return refused(ErrorKind::AlreadyExists, format!("a {} is there already", found.kind));
+            return refused(
+                ErrorKind::AlreadyExists,
+                format!("a {} is there already", found.kind),
+            );
         }
         _ => {}
     }
@@ -259,12 +279,22 @@ impl Committer for SftpCommitter {
             Err(error) => {
                 let failure = |path: &RelPath| {
                     let message = error::told(&error);
-                    RemoteError::new(error.kind, "commit", message).with_retry(error.retry).at(path)
+                    RemoteError::new(error.kind, "commit", message)
+                        .with_retry(error.retry)
+                        .at(path)
                 };
-                return batch.iter().map(|staged| Err(failure(&staged.path))).collect();
+                return batch
+                    .iter()
+                    .map(|staged| Err(failure(&staged.path)))
+                    .collect();
             }
         };
-        join_all(batch.into_iter().map(|staged| self.commit_one(&connection, staged))).await
+        join_all(
+            batch
+                .into_iter()
+                .map(|staged| self.commit_one(&connection, staged)),
+        )
+        .await
     }
 
     fn batch_limit(&self) -> usize {

@@ -15,7 +15,11 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) const fn new(client: Client, session: SshSession, endpoint: String) -> Self {
-        Self { client, session, endpoint }
+        Self {
+            client,
+            session,
+            endpoint,
+        }
     }
 
     pub(super) const fn client(&self) -> &Client {

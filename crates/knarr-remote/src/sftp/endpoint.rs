@@ -120,7 +120,9 @@ struct Failure {
 
 impl fmt::Debug for SftpEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SftpEndpoint").field("name", &self.shared.name).finish_non_exhaustive()
+        f.debug_struct("SftpEndpoint")
+            .field("name", &self.shared.name)
+            .finish_non_exhaustive()
     }
 }
 
@@ -129,11 +131,28 @@ impl SftpEndpoint {
     #[must_use]
     pub fn new(options: SftpOptions) -> Self {
         let ssh = &options.ssh;
-        let host = if ssh.host.contains(':') { format!("[{}]", ssh.host) } else { ssh.host.clone() };
+        let host = if ssh.host.contains(':') {
+            format!("[{}]", ssh.host)
+        } else {
+            ssh.host.clone()
+        };
         let name = format!("sftp://{}@{host}:{}", ssh.user, ssh.port);
-        let location = if ssh.port == 22 { format!("sftp://{}@{host}", ssh.user) } else { name.clone() };
-        let slots = (0..options.connections.max(1)).map(|_| Slot::default()).collect();
-        Self { shared: Arc::new(Shared { options, name, location, slots }) }
+        let location = if ssh.port == 22 {
+            format!("sftp://{}@{host}", ssh.user)
+        } else {
+            name.clone()
+        };
+        let slots = (0..options.connections.max(1))
+            .map(|_| Slot::default())
+            .collect();
+        Self {
+            shared: Arc::new(Shared {
+                options,
+                name,
+                location,
+                slots,
+            }),
+        }
     }
 
     /// How it is talked to.
@@ -161,9 +180,11 @@ impl SftpEndpoint {
         let connection = self.connection().await?;
         match connection.client().real_path(b".").await {
             Ok(_path) => Ok(()),
-            Err(source) if source.is_connection_lost() => {
-                Err(error::translate(&connection, "ask for a sign of life", source))
-            }
+            Err(source) if source.is_connection_lost() => Err(error::translate(
+                &connection,
+                "ask for a sign of life",
+                source,
+            )),
             // It answered.
             Err(_refusal) => Ok(()),
         }
@@ -180,7 +201,11 @@ impl SftpEndpoint {
 
     /// The connection for small things: always the first, so that small things travel together.
     pub(super) async fn connection(&self) -> Result<Arc<Connection>, RemoteError> {
-        let slot = self.shared.slots.first().expect("there is at least one slot");
+        let slot = self
+            .shared
+            .slots
+            .first()
+            .expect("there is at least one slot");
         self.in_slot(slot).await
     }
 
@@ -223,7 +248,10 @@ impl SftpEndpoint {
         match outcome {
             Ok(connection) => {
                 let connection = Arc::new(connection);
-                *state = State { connection: Some(Arc::clone(&connection)), failure: None };
+                *state = State {
+                    connection: Some(Arc::clone(&connection)),
+                    failure: None,
+                };
                 Ok(connection)
             }
             Err(error) => {
@@ -259,7 +287,12 @@ impl Failure {
             message = format!("{message}: {cause}");
             source = cause.source();
         }
-        Self { kind: error.kind, retry: error.retry, operation: error.operation.clone(), message }
+        Self {
+            kind: error.kind,
+            retry: error.retry,
+            operation: error.operation.clone(),
+            message,
+        }
     }
 
     fn to_error(&self) -> RemoteError {

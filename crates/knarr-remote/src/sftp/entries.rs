@@ -21,7 +21,11 @@ pub(super) fn kind(attributes: &Attributes) -> Option<Kind> {
 
 /// The kind as well as it can be told: what has a size and no type is a file on simple servers.
 pub(super) fn kind_or_guess(attributes: &Attributes) -> Kind {
-    kind(attributes).unwrap_or(if attributes.size.is_some() { Kind::File } else { Kind::Special })
+    kind(attributes).unwrap_or(if attributes.size.is_some() {
+        Kind::File
+    } else {
+        Kind::Special
+    })
 }
 
 /// The entry of `path`; the target of a link is for the caller to fill in.
@@ -30,13 +34,19 @@ pub(super) fn entry(path: RelPath, attributes: &Attributes) -> Entry {
     Entry {
         path,
         kind,
-        size: if kind == Kind::File { attributes.size.unwrap_or(0) } else { 0 },
+        size: if kind == Kind::File {
+            attributes.size.unwrap_or(0)
+        } else {
+            0
+        },
         mtime: attributes
             .modified_seconds()
             .map(|seconds| Timestamp::from_seconds(i64::from(seconds))),
         identity: None,
         hash: None,
-        mode: attributes.permissions.map(|permissions| permissions & 0o7777),
+        mode: attributes
+            .permissions
+            .map(|permissions| permissions & 0o7777),
         link_target: None,
     }
 }
@@ -45,7 +55,10 @@ pub(super) fn entry(path: RelPath, attributes: &Attributes) -> Entry {
 pub(super) fn times(mtime: Timestamp) -> Times {
     let seconds = mtime.seconds().clamp(0, i64::from(u32::MAX));
     let modified_seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
-    Times { accessed_seconds: modified_seconds, modified_seconds }
+    Times {
+        accessed_seconds: modified_seconds,
+        modified_seconds,
+    }
 }
 
 /// What lies at a path, links not followed; nothing if nothing is there.
@@ -99,7 +112,10 @@ mod tests {
 
     #[test]
     fn a_server_that_does_not_say_the_type_is_believed_to_have_files() {
-        let attributes = Attributes { size: Some(3), ..Attributes::default() };
+        let attributes = Attributes {
+            size: Some(3),
+            ..Attributes::default()
+        };
         assert_eq!(kind_or_guess(&attributes), Kind::File);
         assert_eq!(kind_or_guess(&Attributes::default()), Kind::Special);
     }

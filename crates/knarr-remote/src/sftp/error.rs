@@ -11,11 +11,7 @@ use crate::sftp::connection::Connection;
 const HARDLY_ANY_BYTES: u64 = 256 * 1024;
 
 /// The error of an operation that has no path of its own.
-pub(super) fn translate(
-    connection: &Connection,
-    operation: &str,
-    source: Error,
-) -> RemoteError {
+pub(super) fn translate(connection: &Connection, operation: &str, source: Error) -> RemoteError {
     let operation = operation.to_owned();
     match &source {
         Error::Status { code, message, .. } => {
@@ -80,7 +76,11 @@ pub(super) async fn while_writing(
     if !bare || error.kind != ErrorKind::Other || !connection.has(Extension::Statvfs) {
         return error;
     }
-    let directory: &[u8] = if directory.is_empty() { b"." } else { directory };
+    let directory: &[u8] = if directory.is_empty() {
+        b"."
+    } else {
+        directory
+    };
     match connection.client().filesystem_statistics(directory).await {
         Ok(space) if space.is_read_only() => {
             let message = "the file system of the server is read-only";
@@ -187,7 +187,10 @@ mod tests {
         ] {
             assert_eq!(status_kind(StatusCode::Failure, message), kind, "{message}");
         }
-        assert_eq!(status_kind(StatusCode::NoSuchFile, "whatever"), ErrorKind::NotFound);
+        assert_eq!(
+            status_kind(StatusCode::NoSuchFile, "whatever"),
+            ErrorKind::NotFound
+        );
     }
 
     #[test]

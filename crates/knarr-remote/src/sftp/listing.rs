@@ -45,7 +45,13 @@ pub(super) async fn start(place: &Place, options: ListOptions) -> Result<Listing
     // The first directory decides whether there is anything to list at all.
     let first = reader.read(reader.options.below.clone()).await?;
     let (sender, listing) = Listing::channel();
-    let mut walk = Walk { reader, sender, batch: Vec::new(), frames: Vec::new(), reading: 0 };
+    let mut walk = Walk {
+        reader,
+        sender,
+        batch: Vec::new(),
+        frames: Vec::new(),
+        reading: 0,
+    };
     tokio::spawn(async move {
         walk.enter(first);
         // If nobody reads any more, nobody has to be told.
@@ -88,7 +94,11 @@ impl Walk {
     fn enter(&mut self, mut items: Vec<TreeItem>) {
         items.reverse();
         let readings = VecDeque::new();
-        self.frames.push(Frame { items, readings, looked_through: 0 });
+        self.frames.push(Frame {
+            items,
+            readings,
+            looked_through: 0,
+        });
     }
 
     async fn run(&mut self) -> Result<(), ListingClosed> {
@@ -104,7 +114,11 @@ impl Walk {
                 continue;
             };
             // The reading of this directory is the first that is waiting in its frame, or new.
-            let reading = match self.frames.last_mut().and_then(|frame| frame.readings.pop_front()) {
+            let reading = match self
+                .frames
+                .last_mut()
+                .and_then(|frame| frame.readings.pop_front())
+            {
                 Some(reading) => {
                     self.reading -= 1;
                     reading
@@ -114,19 +128,28 @@ impl Walk {
             self.passed();
             self.read_ahead();
             let content = reading.await.unwrap_or_else(|broken| {
-                Err(RemoteError::new(ErrorKind::Other, "list", broken.to_string()))
+                Err(RemoteError::new(
+                    ErrorKind::Other,
+                    "list",
+                    broken.to_string(),
+                ))
             });
             match content {
                 Ok(items) => self.enter(items),
                 Err(error) if broke_off(&error) => {
                     let reason = error::told(&error);
-                    self.tell(TreeItem::Incomplete(Incomplete { below: None, reason })).await?;
+                    self.tell(TreeItem::Incomplete(Incomplete {
+                        below: None,
+                        reason,
+                    }))
+                    .await?;
                     break;
                 }
                 Err(error) => {
                     let reason = error::told(&error);
                     let below = Some(directory);
-                    self.tell(TreeItem::Incomplete(Incomplete { below, reason })).await?;
+                    self.tell(TreeItem::Incomplete(Incomplete { below, reason }))
+                        .await?;
                 }
             }
         }
@@ -172,7 +195,12 @@ impl Walk {
                     break;
                 };
                 frame.looked_through += 1;
-                let TreeItem::Entry(Entry { path, kind: Kind::Directory, .. }) = item else {
+                let TreeItem::Entry(Entry {
+                    path,
+                    kind: Kind::Directory,
+                    ..
+                }) = item
+                else {
                     continue;
                 };
                 let path = path.clone();
@@ -213,9 +241,18 @@ impl DirectoryReader {
         };
         let client = self.connection.client();
         // `.` and `..` are counted by the limit, too.
-        let options = DirectoryOptions { name_limit: self.names.saturating_add(2) };
-        let mut names = client.open_directory(&full, options).await.map_err(failed)?;
-        let mut found = Found { directory: directory.as_ref(), items: Vec::new(), name_bytes: 0 };
+        let options = DirectoryOptions {
+            name_limit: self.names.saturating_add(2),
+        };
+        let mut names = client
+            .open_directory(&full, options)
+            .await
+            .map_err(failed)?;
+        let mut found = Found {
+            directory: directory.as_ref(),
+            items: Vec::new(),
+            name_bytes: 0,
+        };
         while let Some(batch) = names.next_batch().await.map_err(failed)? {
             for name in batch {
                 found.add(name, &self.options)?;
@@ -258,7 +295,9 @@ impl DirectoryReader {
         client: &Client,
         item: TreeItem,
     ) -> Result<Option<TreeItem>, knarr_sftp::Error> {
-        let TreeItem::Entry(mut entry) = item else { return Ok(Some(item)) };
+        let TreeItem::Entry(mut entry) = item else {
+            return Ok(Some(item));
+        };
         let full = full_path(&self.root.0, &entry.path);
         if is_unsaid(&entry) {
             match client.lstat(&full).await {
@@ -320,9 +359,15 @@ impl Found<'_> {
             }
             Err(reason) => {
                 let shown: String = printable(name).to_string().chars().take(200).collect();
-                let message = format!("the server lists the name \"{shown}\", which is none ({reason}); it was left alone");
+                let message = format!(
+                    "the server lists the name \"{shown}\", which is none ({reason}); it was left alone"
+                );
                 let (path, kind) = self.place_for(&shown);
-                self.items.push(TreeItem::Problem(Problem { path, kind, message }));
+                self.items.push(TreeItem::Problem(Problem {
+                    path,
+                    kind,
+                    message,
+                }));
                 Ok(())
             }
         }
@@ -335,7 +380,11 @@ impl Found<'_> {
             return (directory.clone(), Kind::Directory);
         }
         let text = shown.replace('/', "\\x2f").replace('.', "\\x2e");
-        let text = if text.is_empty() { "(empty name)".to_owned() } else { text };
+        let text = if text.is_empty() {
+            "(empty name)".to_owned()
+        } else {
+            text
+        };
         let path = RelPath::from_name(text.as_bytes())
             .expect("it is not empty and has no slash, dot or control character");
         (path, Kind::Special)
@@ -400,7 +449,9 @@ fn refuse_duplicates(items: &mut Vec<TreeItem>) {
         }
     }
     items.dedup_by(|next, item| {
-        let both = [&*item, &*next].iter().all(|item| matches!(item, TreeItem::Problem(_)));
+        let both = [&*item, &*next]
+            .iter()
+            .all(|item| matches!(item, TreeItem::Problem(_)));
         both && item == next
     });
 }

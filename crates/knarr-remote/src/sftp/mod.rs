@@ -46,7 +46,7 @@ use knarr_core::{Entry, RelPath};
 use crate::error::RemoteError;
 use crate::listing::{ListOptions, Listing};
 use crate::remote::{
-    Capabilities, Description, MtimeSupport, ReadOptions, Reader, Removal, Remote, RenameOptions,
+    Capabilities, Description, MtimeSupport, ReadOptions, Reader, Remote, Removal, RenameOptions,
     WriteOptions,
 };
 use crate::upload::Upload;
@@ -107,7 +107,9 @@ impl SftpRemote {
             location: format!("{}{separator}{shown}", endpoint.location()),
             endpoint: endpoint.name().to_owned(),
             capabilities: Capabilities {
-                mtime: MtimeSupport::Kept { precision_nanoseconds: 1_000_000_000 },
+                mtime: MtimeSupport::Kept {
+                    precision_nanoseconds: 1_000_000_000,
+                },
                 directories: true,
                 symlinks: true,
                 modes: true,
@@ -116,10 +118,19 @@ impl SftpRemote {
                 transfers: TRANSFERS,
             },
         };
-        let committer =
-            Arc::new(commit::SftpCommitter::new(endpoint.clone(), Root(root.clone())));
+        let committer = Arc::new(commit::SftpCommitter::new(
+            endpoint.clone(),
+            Root(root.clone()),
+        ));
         let endpoint = endpoint.clone();
-        Self { place: Arc::new(Place { endpoint, root, description, committer }) }
+        Self {
+            place: Arc::new(Place {
+                endpoint,
+                root,
+                description,
+                committer,
+            }),
+        }
     }
 
     /// The endpoint it lies on.
@@ -134,11 +145,19 @@ impl SftpRemote {
     /// If the server cannot be reached, or the root is missing.
     pub async fn available_bytes(&self) -> Result<Option<u64>, RemoteError> {
         let connection = self.place.endpoint.connection().await?;
-        let root: &[u8] = if self.place.root.is_empty() { b"." } else { &self.place.root };
+        let root: &[u8] = if self.place.root.is_empty() {
+            b"."
+        } else {
+            &self.place.root
+        };
         match connection.client().filesystem_statistics(root).await {
             Ok(statistics) => Ok(Some(statistics.available_bytes())),
             Err(error) if error.is_unsupported() => Ok(None),
-            Err(source) => Err(error::translate(&connection, "ask for the free space of", source)),
+            Err(source) => Err(error::translate(
+                &connection,
+                "ask for the free space of",
+                source,
+            )),
         }
     }
 }

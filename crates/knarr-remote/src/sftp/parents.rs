@@ -40,7 +40,12 @@ pub(super) async fn make(
     match outcomes.into_iter().next_back() {
         None | Some(Ok(())) => return Ok(()),
         Some(Err(source)) if source.is_connection_lost() => {
-            return Err(error::at(connection, "make the directory for", path, source));
+            return Err(error::at(
+                connection,
+                "make the directory for",
+                path,
+                source,
+            ));
         }
         Some(Err(_exists_or_worse)) => {}
     }
@@ -52,7 +57,9 @@ pub(super) async fn make(
         return Ok(());
     }
     for directory in directories {
-        if let Err(source) = client.create_directory(directory, Attributes::default()).await
+        if let Err(source) = client
+            .create_directory(directory, Attributes::default())
+            .await
             && !is_directory(connection, directory).await
         {
             return Err(explain(connection, directory, path, source).await);
@@ -90,7 +97,14 @@ async fn explain(
         above = parent(candidate);
     }
     let directory = parent(directory).unwrap_or(b".");
-    error::while_writing(connection, directory, "make the directory for", path, source).await
+    error::while_writing(
+        connection,
+        directory,
+        "make the directory for",
+        path,
+        source,
+    )
+    .await
 }
 
 /// Does `attempt`, and once more after making what is missing above it.

@@ -22,7 +22,9 @@ const BYTES_PER_CONNECTION: u64 = 8 * 1024 * 1024;
 /// How many connections a file of `size` bytes is worth.
 pub(super) fn worthwhile(endpoint: &SftpEndpoint, size: u64) -> usize {
     let wanted = usize::try_from(size / BYTES_PER_CONNECTION).unwrap_or(usize::MAX);
-    wanted.saturating_add(1).min(endpoint.options().connections.max(1))
+    wanted
+        .saturating_add(1)
+        .min(endpoint.options().connections.max(1))
 }
 
 /// A file that is being read.
@@ -46,8 +48,10 @@ pub(super) async fn open(
     let full = place.root().full(path);
     let connection = place.endpoint.connection().await?;
     let client = connection.client();
-    let looked_for_file =
-        options.expected.as_ref().is_some_and(|expected| expected.kind == Kind::File);
+    let looked_for_file = options
+        .expected
+        .as_ref()
+        .is_some_and(|expected| expected.kind == Kind::File);
     let (attributes, opened) = if looked_for_file {
         let opening = client.open(&full, OpenFlags::READ, Attributes::default());
         let (attributes, opened) = join(client.lstat(&full), opening).await;
@@ -55,13 +59,16 @@ pub(super) async fn open(
     } else {
         (client.lstat(&full).await, None)
     };
-    let attributes =
-        attributes.map_err(|source| error::at(&connection, "open", path, source))?;
+    let attributes = attributes.map_err(|source| error::at(&connection, "open", path, source))?;
     let entry = entries::entry(path.clone(), &attributes);
     check(&entry, options.expected.as_ref(), options.offset)?;
     let opened = match opened {
         Some(opened) => opened,
-        None => client.open(&full, OpenFlags::READ, Attributes::default()).await,
+        None => {
+            client
+                .open(&full, OpenFlags::READ, Attributes::default())
+                .await
+        }
     };
     let handle = opened.map_err(|source| error::at(&connection, "open", path, source))?;
     let mut handles = vec![handle];
@@ -77,7 +84,12 @@ pub(super) async fn open(
     };
     let reader = FileReader::new(handles, &requests)
         .map_err(|source| error::at(&connection, "read", path, source))?;
-    Ok(SftpReader { connection, full, entry, reader })
+    Ok(SftpReader {
+        connection,
+        full,
+        entry,
+        reader,
+    })
 }
 
 /// Handles on other connections, of the very same version of the file; as many as can be had.
@@ -87,10 +99,14 @@ async fn more_handles(
     full: &[u8],
     expected: &Attributes,
 ) -> Vec<Handle> {
-    let Ok(connections) = endpoint.connections(wanted).await else { return Vec::new() };
+    let Ok(connections) = endpoint.connections(wanted).await else {
+        return Vec::new();
+    };
     let opening = connections.iter().skip(1).map(|connection| async move {
-        let handle =
-            connection.client().open(full, OpenFlags::READ, Attributes::default()).await?;
+        let handle = connection
+            .client()
+            .open(full, OpenFlags::READ, Attributes::default())
+            .await?;
         let attributes = handle.stat().await?;
         Ok::<_, knarr_sftp::Error>((handle, attributes))
     });
@@ -106,14 +122,14 @@ async fn more_handles(
         .collect()
 }
 
-fn check(
-    entry: &Entry,
-    expected: Option<&Fingerprint>,
-    offset: u64,
-) -> Result<(), RemoteError> {
+fn check(entry: &Entry, expected: Option<&Fingerprint>, offset: u64) -> Result<(), RemoteError> {
     if entry.kind != Kind::File {
         let changed = expected.is_some_and(|expected| expected.kind != entry.kind);
-        let kind = if changed { ErrorKind::Changed } else { ErrorKind::WrongKind };
+        let kind = if changed {
+            ErrorKind::Changed
+        } else {
+            ErrorKind::WrongKind
+        };
         let message = format!("it is a {}, not a file", entry.kind);
         return Err(RemoteError::new(kind, "open", message).at(&entry.path));
     }
@@ -142,8 +158,12 @@ impl Reader for SftpReader {
         // By name, not by handle: a file that took its place is another version, too.
         let looked = entries::look(&self.connection, &self.full, &self.entry.path).await?;
         looked.ok_or_else(|| {
-            RemoteError::new(ErrorKind::NotFound, "look again at", "it was removed meanwhile")
-                .at(&self.entry.path)
+            RemoteError::new(
+                ErrorKind::NotFound,
+                "look again at",
+                "it was removed meanwhile",
+            )
+            .at(&self.entry.path)
         })
     }
 }

@@ -16,18 +16,20 @@ use crate::sftp::{Place, Root, entries, error};
 /// Removals that travel together.
 const AT_ONCE: usize = 64;
 
-pub(super) async fn remove(
-    place: &Place,
-    removals: &[Removal],
-) -> Vec<Result<(), RemoteError>> {
+pub(super) async fn remove(place: &Place, removals: &[Removal]) -> Vec<Result<(), RemoteError>> {
     let connection = match place.endpoint.connection().await {
         Ok(connection) => connection,
         Err(error) => {
             let failure = |path: &RelPath| {
                 let message = error::told(&error);
-                RemoteError::new(error.kind, "remove", message).with_retry(error.retry).at(path)
+                RemoteError::new(error.kind, "remove", message)
+                    .with_retry(error.retry)
+                    .at(path)
             };
-            return removals.iter().map(|removal| Err(failure(&removal.path))).collect();
+            return removals
+                .iter()
+                .map(|removal| Err(failure(&removal.path)))
+                .collect();
         }
     };
     let root = place.root();
@@ -121,7 +123,10 @@ async fn explain(
         return error;
     };
     while let Ok(Some(batch)) = names.next_batch().await {
-        if batch.iter().any(|entry| !matches!(&*entry.name, b"." | b"..")) {
+        if batch
+            .iter()
+            .any(|entry| !matches!(&*entry.name, b"." | b".."))
+        {
             let message = "the directory is not empty";
             return RemoteError::new(ErrorKind::NotEmpty, "remove", message).at(&removal.path);
         }
@@ -137,7 +142,11 @@ mod tests {
     fn a_directory_waits_for_what_lies_below_it() {
         let removal = |path: &str, kind| {
             let path = RelPath::new(path.as_bytes()).unwrap();
-            Removal { path, kind, seen: None }
+            Removal {
+                path,
+                kind,
+                seen: None,
+            }
         };
         let removals = [
             removal("a/1", Kind::File),

@@ -25,8 +25,21 @@ pub(super) async fn rename(
         let message = "nothing is there";
         return Err(RemoteError::new(ErrorKind::NotFound, "rename", message).at(from));
     };
-    let kind = if found.kind == Kind::Special { Kind::File } else { found.kind };
-    let flip = Flip { operation: "rename to", from: &full, to, kind, replace };
+    let kind = if found.kind == Kind::Special {
+        Kind::File
+    } else {
+        found.kind
+    };
+    let flip = Flip {
+        operation: "rename to",
+        from: &full,
+        to,
+        kind,
+        replace,
+    };
     place.committer.flip(&connection, flip).await?;
-    Ok(Entry { path: to.clone(), ..found })
+    Ok(Entry {
+        path: to.clone(),
+        ..found
+    })
 }

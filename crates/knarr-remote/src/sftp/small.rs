@@ -113,10 +113,7 @@ async fn write(
 }
 
 /// A server that does not let us set times or modes keeps its own; the entry says what came of it.
-pub(super) fn tolerate(
-    target: &Target,
-    error: knarr_sftp::Error,
-) -> Result<(), knarr_sftp::Error> {
+pub(super) fn tolerate(target: &Target, error: knarr_sftp::Error) -> Result<(), knarr_sftp::Error> {
     if error.is_connection_lost() {
         return Err(error);
     }
@@ -158,7 +155,9 @@ impl NodeUpload {
 
 impl fmt::Debug for NodeUpload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("NodeUpload").field("path", &self.target.path).finish_non_exhaustive()
+        f.debug_struct("NodeUpload")
+            .field("path", &self.target.path)
+            .finish_non_exhaustive()
     }
 }
 
@@ -191,11 +190,16 @@ impl Upload for NodeUpload {
             return Err(RemoteError::new(ErrorKind::WrongKind, "stage", message).at(&path));
         }
         let (staged, entry) = match &self.target.options.node {
-            NewNode::Symlink { target: link_target } => {
+            NewNode::Symlink {
+                target: link_target,
+            } => {
                 let connection = self.target.endpoint.connection().await?;
                 self.make_link(&connection, link_target).await?;
                 let staged = Bytes::copy_from_slice(&self.target.staged);
-                (Some(staged), Entry::symlink(path.clone(), link_target.clone()))
+                (
+                    Some(staged),
+                    Entry::symlink(path.clone(), link_target.clone()),
+                )
             }
             // A directory cannot be filled before it has its name, so it is made at the commit.
             _ => (None, Entry::directory(path.clone())),
@@ -209,7 +213,11 @@ impl Upload for NodeUpload {
             evidence: Evidence::None,
         };
         let committer = Arc::clone(&self.target.committer);
-        Ok(Staged { committer, path, state: Box::new(state) })
+        Ok(Staged {
+            committer,
+            path,
+            state: Box::new(state),
+        })
     }
 
     async fn suspend(self: Box<Self>) {}

@@ -56,11 +56,13 @@ impl Target {
     pub(super) fn is_set(&self, found: &Attributes) -> bool {
         let wanted = self.attributes();
         let times = wanted.times.is_none_or(|times| {
-            found.modified_seconds().is_none_or(|seconds| seconds == times.modified_seconds)
+            found
+                .modified_seconds()
+                .is_none_or(|seconds| seconds == times.modified_seconds)
         });
-        let mode = wanted.permissions.is_none_or(|mode| {
-            found.permissions.is_none_or(|found| found & 0o7777 == mode)
-        });
+        let mode = wanted
+            .permissions
+            .is_none_or(|mode| found.permissions.is_none_or(|found| found & 0o7777 == mode));
         times && mode
     }
 
@@ -114,7 +116,8 @@ impl Target {
         if found == hash {
             return Ok(Evidence::ReadBack { hash });
         }
-        let message = "what was read back is not what was written: the server, or the way to it, damaged it";
+        let message =
+            "what was read back is not what was written: the server, or the way to it, damaged it";
         Err(RemoteError::new(ErrorKind::Protocol, "verify", message).at(&self.path))
     }
 }
@@ -164,7 +167,12 @@ pub(super) async fn create(
     if let Err(source) = client.remove(&target.staged).await
         && !source.is_not_found()
     {
-        return Err(error::at(connection, "remove an earlier attempt at", &target.path, source));
+        return Err(error::at(
+            connection,
+            "remove an earlier attempt at",
+            &target.path,
+            source,
+        ));
     }
     match open().await {
         Ok(handle) => Ok(handle),
@@ -190,7 +198,10 @@ pub(super) async fn reopen(
         Err(_) => return Ok(None),
     }
     // It is ours to write to, or it is made anew.
-    let handle = match client.open(&target.staged, OpenFlags::WRITE, Attributes::default()).await {
+    let handle = match client
+        .open(&target.staged, OpenFlags::WRITE, Attributes::default())
+        .await
+    {
         Ok(handle) => handle,
         Err(source) if source.is_connection_lost() => {
             return Err(target.failed(connection, source).await);
@@ -198,7 +209,10 @@ pub(super) async fn reopen(
         Err(_) => return Ok(None),
     };
     // Behind the offset lies what was not acknowledged, or not flushed: it is not trusted.
-    let cut = Attributes { size: Some(offset), ..Attributes::default() };
+    let cut = Attributes {
+        size: Some(offset),
+        ..Attributes::default()
+    };
     match handle.set_attributes(cut).await {
         Ok(()) => Ok(Some(handle)),
         Err(source) if source.is_connection_lost() => Err(target.failed(connection, source).await),
@@ -208,9 +222,14 @@ pub(super) async fn reopen(
 
 /// Further handles on the staged file, on other connections; as many as can be had.
 pub(super) async fn more_handles(target: &Target, wanted: usize) -> Vec<Handle> {
-    let Ok(connections) = target.endpoint.connections(wanted).await else { return Vec::new() };
+    let Ok(connections) = target.endpoint.connections(wanted).await else {
+        return Vec::new();
+    };
     let opening = connections.iter().skip(1).map(|connection| async move {
-        connection.client().open(&target.staged, OpenFlags::WRITE, Attributes::default()).await
+        connection
+            .client()
+            .open(&target.staged, OpenFlags::WRITE, Attributes::default())
+            .await
     });
     join_all(opening).await.into_iter().flatten().collect()
 }
@@ -223,13 +242,17 @@ async fn read_back(
 ) -> Result<ContentHash, RemoteError> {
     let failed = |source| error::at(connection, "read back", &target.path, source);
     let client = connection.client();
-    let opened = client.open(&target.staged, OpenFlags::READ, Attributes::default()).await;
+    let opened = client
+        .open(&target.staged, OpenFlags::READ, Attributes::default())
+        .await;
     let mut handles = vec![opened.map_err(failed)?];
     let wanted = reader::worthwhile(&target.endpoint, length);
     if wanted > 1 {
         for connection in target.endpoint.connections(wanted).await?.iter().skip(1) {
             let client = connection.client();
-            let opened = client.open(&target.staged, OpenFlags::READ, Attributes::default()).await;
+            let opened = client
+                .open(&target.staged, OpenFlags::READ, Attributes::default())
+                .await;
             handles.extend(opened.ok());
         }
     }
@@ -247,7 +270,9 @@ async fn read_back(
 
 /// Removes what is staged, as far as that is possible.
 pub(super) async fn discard(target: &Target) {
-    let Ok(connection) = target.endpoint.connection().await else { return };
+    let Ok(connection) = target.endpoint.connection().await else {
+        return;
+    };
     if let Err(error) = connection.client().remove(&target.staged).await
         && !error.is_not_found()
     {

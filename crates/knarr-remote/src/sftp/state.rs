@@ -21,7 +21,10 @@ struct StartedState {
 
 /// The text to save for an upload under `id`.
 pub(super) fn started(id: StagedId) -> String {
-    let state = StartedState { version: VERSION, staged: id.file_name() };
+    let state = StartedState {
+        version: VERSION,
+        staged: id.file_name(),
+    };
     serde_json::to_string(&state).expect("two plain fields can always be written")
 }
 
@@ -59,7 +62,11 @@ mod tests {
         let with = |state: String, offset| {
             let node = NewNode::File { size: None };
             let mut options = WriteOptions::new(node, StagedId(7));
-            options.resume = Some(ResumeState { state, offset, parts: Vec::new() });
+            options.resume = Some(ResumeState {
+                state,
+                offset,
+                parts: Vec::new(),
+            });
             resumable(&options)
         };
         assert_eq!(with(started(StagedId(7)), 5), Some(5));

@@ -144,7 +144,8 @@ impl SftpUpload {
     }
 
     fn wants_checkpoints(&self) -> bool {
-        self.known_size().is_none_or(|size| size > NO_CHECKPOINT_BYTES)
+        self.known_size()
+            .is_none_or(|size| size > NO_CHECKPOINT_BYTES)
     }
 
     async fn open_flow(
@@ -166,7 +167,10 @@ impl SftpUpload {
                 let flusher = if target.flushes(&connection) {
                     let flags = knarr_sftp::OpenFlags::WRITE;
                     let attributes = knarr_sftp::Attributes::default();
-                    let opened = connection.client().open(&target.staged, flags, attributes).await;
+                    let opened = connection
+                        .client()
+                        .open(&target.staged, flags, attributes)
+                        .await;
                     let opened = opened
                         .map_err(|source| small::failed(&connection, target, "write", source))?;
                     Some(Arc::new(opened))
@@ -174,14 +178,27 @@ impl SftpUpload {
                     None
                 };
                 let sink = Arc::clone(sink);
-                Some(Checkpoints { sink, flusher, saved: offset, making: None })
+                Some(Checkpoints {
+                    sink,
+                    flusher,
+                    saved: offset,
+                    making: None,
+                })
             }
             _ => None,
         };
-        let requests = Requests { offset, ..Requests::default() };
+        let requests = Requests {
+            offset,
+            ..Requests::default()
+        };
         let writer = FileWriter::new(handles, &requests)
             .map_err(|source| small::failed(&connection, target, "write", source))?;
-        self.flow = Some(Flow { connection, writer, began_at: offset, checkpoints });
+        self.flow = Some(Flow {
+            connection,
+            writer,
+            began_at: offset,
+            checkpoints,
+        });
         Ok(())
     }
 
@@ -195,13 +212,19 @@ impl SftpUpload {
     }
 
     async fn send(&mut self, chunk: Bytes) -> Result<(), RemoteError> {
-        let Some(flow) = &mut self.flow else { return Ok(()) };
+        let Some(flow) = &mut self.flow else {
+            return Ok(());
+        };
         if let Err(source) = flow.writer.write(chunk).await {
             return Err(self.target.failed(&flow.connection, source).await);
         }
         let position = flow.writer.position();
-        let Some(checkpoints) = &mut flow.checkpoints else { return Ok(()) };
-        let outcome = checkpoints.advance(flow.writer.acknowledged(), position).await;
+        let Some(checkpoints) = &mut flow.checkpoints else {
+            return Ok(());
+        };
+        let outcome = checkpoints
+            .advance(flow.writer.acknowledged(), position)
+            .await;
         match outcome {
             Ok(Room::Enough) => Ok(()),
             Ok(Room::None) => {
@@ -227,11 +250,16 @@ enum Room {
 impl Checkpoints {
     /// Takes note of acknowledged bytes; begins a checkpoint if one is due.
     async fn advance(&mut self, acknowledged: u64, position: u64) -> Result<Room, CheckpointError> {
-        if self.making.as_ref().is_some_and(|making| making.task.is_finished()) {
+        if self
+            .making
+            .as_ref()
+            .is_some_and(|making| making.task.is_finished())
+        {
             self.finish_making().await?;
         }
         if position.saturating_sub(self.saved) < WINDOW_BYTES {
-            if self.making.is_none() && acknowledged.saturating_sub(self.saved) >= CHECKPOINT_BYTES {
+            if self.making.is_none() && acknowledged.saturating_sub(self.saved) >= CHECKPOINT_BYTES
+            {
                 self.begin_making(acknowledged);
             }
             return Ok(Room::Enough);
@@ -260,11 +288,16 @@ impl Checkpoints {
             let saved = sink.save(CheckpointUpdate::Advanced { offset }).await;
             saved.map_err(CheckpointError::Save)
         });
-        self.making = Some(Making { offset, task: AbortOnDropHandle::new(task) });
+        self.making = Some(Making {
+            offset,
+            task: AbortOnDropHandle::new(task),
+        });
     }
 
     async fn finish_making(&mut self) -> Result<(), CheckpointError> {
-        let Some(Making { offset, task }) = self.making.take() else { return Ok(()) };
+        let Some(Making { offset, task }) = self.making.take() else {
+            return Ok(());
+        };
         let outcome = task.await.unwrap_or_else(|broken| {
             let error = RemoteError::new(ErrorKind::Other, "save a checkpoint", broken.to_string());
             Err(CheckpointError::Save(error))
@@ -291,14 +324,19 @@ impl Upload for SftpUpload {
     }
 
     fn sent(&self) -> u64 {
-        let flowed = self.flow.as_ref().map_or(0, |flow| flow.writer.position() - flow.began_at);
+        let flowed = self
+            .flow
+            .as_ref()
+            .map_or(0, |flow| flow.writer.position() - flow.began_at);
         flowed + self.sent_small
     }
 
     async fn write(&mut self, mut chunk: Bytes) -> Result<(), RemoteError> {
         let known = self.resumed_at.saturating_sub(self.position);
         self.position += chunk.len() as u64;
-        let known = usize::try_from(known).unwrap_or(usize::MAX).min(chunk.len());
+        let known = usize::try_from(known)
+            .unwrap_or(usize::MAX)
+            .min(chunk.len());
         let chunk = chunk.split_off(known);
         if chunk.is_empty() {
             return Ok(());
@@ -331,11 +369,17 @@ impl Upload for SftpUpload {
             Some(flow) => flow.stage(&self.target, length, hash).await?,
         };
         let committer = Arc::clone(&self.target.committer);
-        Ok(Staged { committer, path: self.target.path.clone(), state: Box::new(state) })
+        Ok(Staged {
+            committer,
+            path: self.target.path.clone(),
+            state: Box::new(state),
+        })
     }
 
     async fn suspend(mut self: Box<Self>) {
-        let Some(mut flow) = self.flow.take() else { return };
+        let Some(mut flow) = self.flow.take() else {
+            return;
+        };
         // What cannot be acknowledged any more is not part of the checkpoint.
         let flushed = flow.writer.flush().await;
         let acknowledged = flow.writer.acknowledged();
@@ -352,7 +396,10 @@ impl Upload for SftpUpload {
 
     async fn abort(mut self: Box<Self>) {
         let Some(flow) = self.flow.take() else { return };
-        let saved = flow.checkpoints.as_ref().map(|checkpoints| Arc::clone(&checkpoints.sink));
+        let saved = flow
+            .checkpoints
+            .as_ref()
+            .map(|checkpoints| Arc::clone(&checkpoints.sink));
         drop(flow);
         staging::discard(&self.target).await;
         if let Some(sink) = saved

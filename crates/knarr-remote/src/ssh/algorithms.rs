@@ -23,17 +23,31 @@ const KEX: &[kex::Name] = &[
 ];
 
 /// Only for ciphers that need one.
-const MACS: &[mac::Name] =
-    &[mac::HMAC_SHA256_ETM, mac::HMAC_SHA512_ETM, mac::HMAC_SHA256, mac::HMAC_SHA512];
+const MACS: &[mac::Name] = &[
+    mac::HMAC_SHA256_ETM,
+    mac::HMAC_SHA512_ETM,
+    mac::HMAC_SHA256,
+    mac::HMAC_SHA512,
+];
 
 /// The types of host keys, best first.
 pub(super) const HOST_KEYS: [Algorithm; 6] = [
     Algorithm::Ed25519,
-    Algorithm::Ecdsa { curve: EcdsaCurve::NistP256 },
-    Algorithm::Ecdsa { curve: EcdsaCurve::NistP384 },
-    Algorithm::Ecdsa { curve: EcdsaCurve::NistP521 },
-    Algorithm::Rsa { hash: Some(HashAlg::Sha512) },
-    Algorithm::Rsa { hash: Some(HashAlg::Sha256) },
+    Algorithm::Ecdsa {
+        curve: EcdsaCurve::NistP256,
+    },
+    Algorithm::Ecdsa {
+        curve: EcdsaCurve::NistP384,
+    },
+    Algorithm::Ecdsa {
+        curve: EcdsaCurve::NistP521,
+    },
+    Algorithm::Rsa {
+        hash: Some(HashAlg::Sha512),
+    },
+    Algorithm::Rsa {
+        hash: Some(HashAlg::Sha256),
+    },
 ];
 
 /// What is offered to a server with these types of host keys.
@@ -110,20 +124,35 @@ mod tests {
         names.extend(offered.key.iter().map(ToString::to_string));
         assert!(names.contains(&"aes128-gcm@openssh.com".to_owned()));
         for name in &names {
-            for weak in ["sha1", "cbc", "3des", "arcfour", "md5", "none", "group1-", "dss"] {
+            for weak in [
+                "sha1", "cbc", "3des", "arcfour", "md5", "none", "group1-", "dss",
+            ] {
                 assert!(!name.contains(weak), "{name} is offered");
             }
             assert_ne!(name, "ssh-rsa");
         }
-        assert_eq!(names.iter().position(|name| name.starts_with("aes128-gcm")), Some(KEX.len()));
+        assert_eq!(
+            names.iter().position(|name| name.starts_with("aes128-gcm")),
+            Some(KEX.len())
+        );
     }
 
     #[test]
     fn h50_the_types_by_which_a_host_is_known_are_asked_for_first() {
         let rsa = Algorithm::Rsa { hash: None };
         let order = host_keys_known_first(&[rsa]);
-        assert_eq!(order[0], Algorithm::Rsa { hash: Some(HashAlg::Sha512) });
-        assert_eq!(order[1], Algorithm::Rsa { hash: Some(HashAlg::Sha256) });
+        assert_eq!(
+            order[0],
+            Algorithm::Rsa {
+                hash: Some(HashAlg::Sha512)
+            }
+        );
+        assert_eq!(
+            order[1],
+            Algorithm::Rsa {
+                hash: Some(HashAlg::Sha256)
+            }
+        );
         assert_eq!(order.len(), HOST_KEYS.len());
         assert_eq!(host_keys_known_first(&[]), HOST_KEYS);
     }

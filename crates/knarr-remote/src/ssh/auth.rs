@@ -126,7 +126,12 @@ pub(super) async fn log_in(
     handle: &mut Handle<Handler>,
     options: &SshOptions,
 ) -> Result<(), SshError> {
-    let mut log_in = LogIn { handle, options, accepted: Vec::new(), tried: Vec::new() };
+    let mut log_in = LogIn {
+        handle,
+        options,
+        accepted: Vec::new(),
+        tried: Vec::new(),
+    };
     log_in.run().await
 }
 
@@ -142,9 +147,11 @@ impl LogIn<'_> {
         let mut used: Vec<MethodKind> = Vec::new();
         loop {
             let mut partly = false;
-            for method in
-                [MethodKind::PublicKey, MethodKind::Password, MethodKind::KeyboardInteractive]
-            {
+            for method in [
+                MethodKind::PublicKey,
+                MethodKind::Password,
+                MethodKind::KeyboardInteractive,
+            ] {
                 if used.contains(&method) || !self.accepted.contains(&method) {
                     continue;
                 }
@@ -193,15 +200,15 @@ impl LogIn<'_> {
         }
         for file in &self.options.authentication.keys {
             let prompter = self.options.authentication.prompter.as_deref();
-            let Some(key) = file.load(prompter).await? else { continue };
+            let Some(key) = file.load(prompter).await? else {
+                continue;
+            };
             let what = format!("key {}", file.path.display());
             if let Some(certificate) = key.certificate {
                 let user = self.options.user.clone();
-                let asked = self.handle.authenticate_openssh_cert(
-                    user,
-                    Arc::clone(&key.key),
-                    certificate,
-                );
+                let asked =
+                    self.handle
+                        .authenticate_openssh_cert(user, Arc::clone(&key.key), certificate);
                 let result = within(self.options, asked).await?;
                 match self.take(&format!("{what} with its certificate"), result, Noting::Yes)? {
                     Outcome::Refused => {}
@@ -221,7 +228,9 @@ impl LogIn<'_> {
             return Ok(Outcome::Refused);
         };
         let key = PrivateKeyWithHashAlg::new(key, hash);
-        let asked = self.handle.authenticate_publickey(self.options.user.clone(), key);
+        let asked = self
+            .handle
+            .authenticate_publickey(self.options.user.clone(), key);
         let result = within(self.options, asked).await?;
         self.take(what, result, Noting::Yes)
     }
@@ -236,31 +245,42 @@ impl LogIn<'_> {
         {
             Ok(Ok(connected)) => connected,
             Ok(Err(error)) => {
-                self.tried.push(format!("agent at {} ({error})", socket.display()));
+                self.tried
+                    .push(format!("agent at {} ({error})", socket.display()));
                 return Ok(Outcome::Refused);
             }
             Err(_elapsed) => {
-                self.tried.push(format!("agent at {} (it does not answer)", socket.display()));
+                self.tried.push(format!(
+                    "agent at {} (it does not answer)",
+                    socket.display()
+                ));
                 return Ok(Outcome::Refused);
             }
         };
         let identities = self.chosen(identities).await;
         if identities.is_empty() {
-            self.tried.push("agent (it has no key that may be used)".to_owned());
+            self.tried
+                .push("agent (it has no key that may be used)".to_owned());
         }
         for identity in identities {
             let key = identity.public_key().into_owned();
             let what = format!("agent's key {}", key.fingerprint(HashAlg::Sha256));
-            let Some(hash) = self.hash_for(&key.algorithm(), &what).await? else { continue };
+            let Some(hash) = self.hash_for(&key.algorithm(), &what).await? else {
+                continue;
+            };
             let user = self.options.user.clone();
             // A person may have to confirm at the agent, so this waits longer than the network may.
             let result = match identity {
                 AgentIdentity::PublicKey { key, .. } => {
-                    self.handle.authenticate_publickey_with(user, key, hash, &mut agent).await
+                    self.handle
+                        .authenticate_publickey_with(user, key, hash, &mut agent)
+                        .await
                 }
                 AgentIdentity::Certificate { certificate, .. } => {
                     let handle = &mut *self.handle;
-                    handle.authenticate_certificate_with(user, certificate, hash, &mut agent).await
+                    handle
+                        .authenticate_certificate_with(user, certificate, hash, &mut agent)
+                        .await
                 }
             };
             match result {
@@ -282,7 +302,9 @@ impl LogIn<'_> {
         }
         let place = |identity: &AgentIdentity| {
             let key = identity.public_key().into_owned();
-            wanted.iter().position(|wanted| wanted.key_data() == key.key_data())
+            wanted
+                .iter()
+                .position(|wanted| wanted.key_data() == key.key_data())
         };
         let mut placed: Vec<(usize, AgentIdentity)> = identities
             .into_iter()
@@ -308,7 +330,8 @@ impl LogIn<'_> {
         match offered {
             Some(Some(hash)) => Ok(Some(Some(hash))),
             Some(None) => {
-                self.tried.push(format!("{what} (the server takes RSA only with SHA-1)"));
+                self.tried
+                    .push(format!("{what} (the server takes RSA only with SHA-1)"));
                 Ok(None)
             }
             // It does not say; every server of the last ten years takes this.
@@ -317,7 +340,9 @@ impl LogIn<'_> {
     }
 
     async fn try_password(&mut self) -> Result<Outcome, SshError> {
-        let Some(password) = self.password().await else { return Ok(Outcome::Refused) };
+        let Some(password) = self.password().await else {
+            return Ok(Outcome::Refused);
+        };
         let user = self.options.user.clone();
         let asked = self.handle.authenticate_password(user, password.expose());
         let result = within(self.options, asked).await?;
@@ -341,26 +366,42 @@ impl LogIn<'_> {
             return Ok(Outcome::Refused);
         }
         let user = self.options.user.clone();
-        let asked = self.handle.authenticate_keyboard_interactive_start(user, None::<String>);
+        let asked = self
+            .handle
+            .authenticate_keyboard_interactive_start(user, None::<String>);
         let mut response = within(self.options, asked).await?;
         for _round in 0..QUESTION_ROUNDS {
             match response {
                 KeyboardInteractiveAuthResponse::Success => return Ok(Outcome::In),
-                KeyboardInteractiveAuthResponse::Failure { remaining_methods, partial_success } => {
-                    let result = AuthResult::Failure { remaining_methods, partial_success };
+                KeyboardInteractiveAuthResponse::Failure {
+                    remaining_methods,
+                    partial_success,
+                } => {
+                    let result = AuthResult::Failure {
+                        remaining_methods,
+                        partial_success,
+                    };
                     return self.take("keyboard-interactive", result, Noting::Yes);
                 }
-                KeyboardInteractiveAuthResponse::InfoRequest { instructions, prompts, .. } => {
+                KeyboardInteractiveAuthResponse::InfoRequest {
+                    instructions,
+                    prompts,
+                    ..
+                } => {
                     let Some(answers) = self.answers(&instructions, prompts).await else {
-                        self.tried.push("keyboard-interactive (a question has no answer)".into());
+                        self.tried
+                            .push("keyboard-interactive (a question has no answer)".into());
                         return Ok(Outcome::Refused);
                     };
-                    let asked = self.handle.authenticate_keyboard_interactive_respond(answers);
+                    let asked = self
+                        .handle
+                        .authenticate_keyboard_interactive_respond(answers);
                     response = within(self.options, asked).await?;
                 }
             }
         }
-        self.tried.push("keyboard-interactive (the server asks without end)".to_owned());
+        self.tried
+            .push("keyboard-interactive (the server asks without end)".to_owned());
         Ok(Outcome::Refused)
     }
 
@@ -397,17 +438,22 @@ impl LogIn<'_> {
     ) -> Result<Outcome, SshError> {
         match result {
             AuthResult::Success => Ok(Outcome::In),
-            AuthResult::Failure { remaining_methods, partial_success } => {
+            AuthResult::Failure {
+                remaining_methods,
+                partial_success,
+            } => {
                 self.accepted = remaining_methods.to_vec();
                 if partial_success {
-                    self.tried.push(format!("{what} (accepted, but not enough)"));
+                    self.tried
+                        .push(format!("{what} (accepted, but not enough)"));
                     return Ok(Outcome::Partly);
                 }
                 if noting == Noting::Yes {
                     self.tried.push(what.to_owned());
                 }
                 if self.handle.is_closed() {
-                    self.tried.push("the server then ended the connection".to_owned());
+                    self.tried
+                        .push("the server then ended the connection".to_owned());
                     return Err(self.refusal());
                 }
                 Ok(Outcome::Refused)
@@ -429,9 +475,10 @@ async fn within<T>(
 ) -> Result<T, SshError> {
     match timeout(options.connect_timeout, step).await {
         Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => {
-            Err(SshError::Unreachable { target: options.target(), source: Box::new(source) })
-        }
+        Ok(Err(source)) => Err(SshError::Unreachable {
+            target: options.target(),
+            source: Box::new(source),
+        }),
         Err(_elapsed) => Err(SshError::Silent {
             target: options.target(),
             doing: "logging in",

@@ -53,7 +53,9 @@ impl PacketSource for SftpSource {
                 None => {
                     let reason = self.ending.lock().ok().and_then(|ending| ending.clone());
                     return match reason {
-                        Some(reason) => Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason)),
+                        Some(reason) => {
+                            Err(io::Error::new(io::ErrorKind::ConnectionAborted, reason))
+                        }
                         None => Ok(None),
                     };
                 }

@@ -117,8 +117,14 @@ impl SshConfig {
     /// # Errors
     /// A [`ConfigError`].
     pub fn load(context: ConfigContext) -> Result<Self, ConfigError> {
-        let mut config = Self { context, lines: Vec::new() };
-        let files = [config.context.user_file.clone(), config.context.system_file.clone()];
+        let mut config = Self {
+            context,
+            lines: Vec::new(),
+        };
+        let files = [
+            config.context.user_file.clone(),
+            config.context.system_file.clone(),
+        ];
         for file in files.into_iter().flatten() {
             // Each file starts outside of any block.
             config.lines.push(Line::everywhere());
@@ -130,22 +136,36 @@ impl SshConfig {
     /// An empty configuration: everything has its default.
     #[must_use]
     pub const fn empty(context: ConfigContext) -> Self {
-        Self { context, lines: Vec::new() }
+        Self {
+            context,
+            lines: Vec::new(),
+        }
     }
 
     fn read(&mut self, path: &Path, depth: usize) -> Result<(), ConfigError> {
         if depth >= DEPTH_LIMIT {
-            return Err(ConfigError::Loop { what: "Include lines" });
+            return Err(ConfigError::Loop {
+                what: "Include lines",
+            });
         }
-        let unreadable = |source| ConfigError::Unreadable { path: path.to_path_buf(), source };
+        let unreadable = |source| ConfigError::Unreadable {
+            path: path.to_path_buf(),
+            source,
+        };
         let text = match lines::read_limited(path, FILE_LIMIT_BYTES) {
             Ok(text) => text,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(unreadable(error)),
         };
         for (index, text) in text.lines().enumerate() {
-            let at = |reason| ConfigError::Line { path: path.to_path_buf(), line: index + 1, reason };
-            let Some((keyword, arguments)) = split_line(text).map_err(at)? else { continue };
+            let at = |reason| ConfigError::Line {
+                path: path.to_path_buf(),
+                line: index + 1,
+                reason,
+            };
+            let Some((keyword, arguments)) = split_line(text).map_err(at)? else {
+                continue;
+            };
             if keyword == "include" {
                 // What is included stands inside the block of its line, and changes no block after it.
                 for pattern in arguments {
@@ -205,7 +225,9 @@ impl SshConfig {
                 Line::BlockEnd => applies = around.pop().unwrap_or(true),
                 _ if !applies => {}
                 Line::HostName(name) => set(&mut settings.host_name, || {
-                    percent(name, |token| (token == 'h').then(|| destination.host.clone()))
+                    percent(name, |token| {
+                        (token == 'h').then(|| destination.host.clone())
+                    })
                 }),
                 Line::Port(port) => set(&mut settings.port, || *port),
                 Line::User(user) => set(&mut settings.user, || user.clone()),
@@ -217,13 +239,31 @@ impl SshConfig {
             }
         }
         let path = |text: &String| self.path(text, destination, &settings);
-        let identity_files = raw_identities.iter().filter(|text| *text != "none").map(path);
+        let identity_files = raw_identities
+            .iter()
+            .filter(|text| *text != "none")
+            .map(path);
         let identity_files: Vec<PathBuf> = identity_files.collect();
-        let user_known_hosts =
-            user_known.map(|files| files.iter().filter(|text| *text != "none").map(path).collect());
-        let global_known_hosts = global_known
-            .map(|files| files.iter().filter(|text| *text != "none").map(path).collect());
-        HostSettings { identity_files, user_known_hosts, global_known_hosts, ..settings }
+        let user_known_hosts = user_known.map(|files| {
+            files
+                .iter()
+                .filter(|text| *text != "none")
+                .map(path)
+                .collect()
+        });
+        let global_known_hosts = global_known.map(|files| {
+            files
+                .iter()
+                .filter(|text| *text != "none")
+                .map(path)
+                .collect()
+        });
+        HostSettings {
+            identity_files,
+            user_known_hosts,
+            global_known_hosts,
+            ..settings
+        }
     }
 
     fn criteria_hold(
@@ -251,7 +291,12 @@ impl SshConfig {
     fn path(&self, text: &str, destination: &Destination, settings: &HostSettings) -> PathBuf {
         let expanded = percent(text, |token| match token {
             'd' => Some(self.context.home.display().to_string()),
-            'h' => Some(settings.host_name.clone().unwrap_or_else(|| destination.host.clone())),
+            'h' => Some(
+                settings
+                    .host_name
+                    .clone()
+                    .unwrap_or_else(|| destination.host.clone()),
+            ),
             'n' => Some(destination.host.clone()),
             'p' => Some(destination.port.or(settings.port).unwrap_or(22).to_string()),
             'r' => Some(self.user(destination, settings)),
@@ -287,7 +332,9 @@ impl SshConfig {
         depth: usize,
     ) -> Result<SshOptions, ConfigError> {
         if depth >= DEPTH_LIMIT {
-            return Err(ConfigError::Loop { what: "ProxyJump hosts" });
+            return Err(ConfigError::Loop {
+                what: "ProxyJump hosts",
+            });
         }
         let settings = self.settings(destination);
         let mut authentication = authentication.clone();
@@ -296,7 +343,9 @@ impl SshConfig {
         if authentication.keys.is_empty() {
             let usual = ["id_ed25519", "id_ecdsa", "id_rsa"];
             let directory = self.context.home.join(".ssh");
-            let usual = usual.iter().map(|name| KeyFile::optional(directory.join(name)));
+            let usual = usual
+                .iter()
+                .map(|name| KeyFile::optional(directory.join(name)));
             authentication.keys.extend(usual);
         }
         if settings.identities_only == Some(true) {
@@ -304,18 +353,26 @@ impl SshConfig {
         }
         let user_files = settings.user_known_hosts.clone().unwrap_or_else(|| {
             let directory = self.context.home.join(".ssh");
-            vec![directory.join("known_hosts"), directory.join("known_hosts2")]
+            vec![
+                directory.join("known_hosts"),
+                directory.join("known_hosts2"),
+            ]
         });
         let global_files = settings
             .global_known_hosts
             .clone()
             .unwrap_or_else(|| self.context.system_known_hosts.iter().cloned().collect());
         let mut options = SshOptions::new(
-            settings.host_name.clone().unwrap_or_else(|| destination.host.clone()),
+            settings
+                .host_name
+                .clone()
+                .unwrap_or_else(|| destination.host.clone()),
             destination.port.or(settings.port).unwrap_or(22),
             self.user(destination, &settings),
             authentication.clone(),
-            HostKeyPolicy::KnownHosts { files: [user_files, global_files].concat() },
+            HostKeyPolicy::KnownHosts {
+                files: [user_files, global_files].concat(),
+            },
         );
         if jump_hosts == JumpHosts::Followed {
             // A password is for the destination, not for whoever is on the way there.
@@ -326,7 +383,11 @@ impl SshConfig {
             };
             for (index, jump) in settings.proxy_jump.iter().flatten().enumerate() {
                 // The chain says how to go on from its first host; only that one has a way of its own.
-                let follow = if index == 0 { JumpHosts::Followed } else { JumpHosts::Ignored };
+                let follow = if index == 0 {
+                    JumpHosts::Followed
+                } else {
+                    JumpHosts::Ignored
+                };
                 let jump = parse_jump(jump);
                 let mut hop = self.options_at(&jump, &for_jumps, follow, depth + 1)?;
                 options.jumps.append(&mut hop.jumps);
@@ -372,7 +433,10 @@ fn percent(text: &str, token: impl Fn(char) -> Option<String>) -> String {
 
 /// `[ssh://][user@]host[:port]`, where an address with colons stands in brackets.
 fn parse_jump(text: &str) -> Destination {
-    let text = text.strip_prefix("ssh://").unwrap_or(text).trim_end_matches('/');
+    let text = text
+        .strip_prefix("ssh://")
+        .unwrap_or(text)
+        .trim_end_matches('/');
     let (user, rest) = match text.rsplit_once('@') {
         Some((user, rest)) => (Some(user.to_owned()), rest),
         None => (None, text),
@@ -384,7 +448,11 @@ fn parse_jump(text: &str) -> Destination {
             _ => (rest, None),
         },
     };
-    Destination { host: host.to_owned(), port: port.and_then(|port| port.parse().ok()), user }
+    Destination {
+        host: host.to_owned(),
+        port: port.and_then(|port| port.parse().ok()),
+        user,
+    }
 }
 
 /// Whether a name in a directory is meant by the last component of an `Include`.

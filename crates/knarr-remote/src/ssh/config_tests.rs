@@ -25,7 +25,10 @@ fn config(text: &str) -> SshConfig {
 }
 
 fn to(host: &str) -> Destination {
-    Destination { host: host.to_owned(), ..Destination::default() }
+    Destination {
+        host: host.to_owned(),
+        ..Destination::default()
+    }
 }
 
 #[test]
@@ -68,7 +71,13 @@ fn a_match_applies_by_host_and_user_and_never_runs_anything() {
     );
     let port = |host: &str, user: Option<&str>| {
         let user = user.map(str::to_owned);
-        config.settings(&Destination { host: host.to_owned(), user, port: None }).port
+        config
+            .settings(&Destination {
+                host: host.to_owned(),
+                user,
+                port: None,
+            })
+            .port
     };
     assert_eq!(port("gate", Some("root")), Some(1));
     assert_eq!(port("gate", None), Some(5));
@@ -89,7 +98,10 @@ fn an_include_stands_where_it_is_and_ends_its_own_blocks() {
         &ssh.join("config"),
         "Include conf.d/*.conf missing.conf\nHost outer\n Include conf.d/10-a.conf\n Port 11\n",
     );
-    write(&directory.path().join("system"), "Host *\n Port 12\n User of-system\n");
+    write(
+        &directory.path().join("system"),
+        "Host *\n Port 12\n User of-system\n",
+    );
     let config = SshConfig::load(context(directory.path())).unwrap();
     assert_eq!(config.settings(&to("inner")).port, Some(10));
     assert_eq!(config.settings(&to("outer")).port, Some(11));
@@ -116,8 +128,13 @@ fn a_broken_line_is_named() {
         ("\nMatch\n", "criterion"),
     ] {
         write(&directory.path().join(".ssh/config"), text);
-        let error = SshConfig::load(context(directory.path())).unwrap_err().to_string();
-        assert!(error.contains("config:2: ") && error.contains(what), "{error}");
+        let error = SshConfig::load(context(directory.path()))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("config:2: ") && error.contains(what),
+            "{error}"
+        );
     }
 }
 
@@ -125,11 +142,17 @@ fn a_broken_line_is_named() {
 fn options_have_the_usual_keys_and_files_unless_the_configuration_says_otherwise() {
     let config = config("Host named\n UserKnownHostsFile ~/a ~/b\n GlobalKnownHostsFile none\n");
     let home = config.context.home.clone();
-    let options = config.options(&to("plain"), &Authentication::default()).unwrap();
+    let options = config
+        .options(&to("plain"), &Authentication::default())
+        .unwrap();
     assert_eq!((options.host.as_str(), options.port), ("plain", 22));
     assert_eq!(options.user, "sailor");
-    let names: Vec<PathBuf> =
-        options.authentication.keys.iter().map(|key| key.path.clone()).collect();
+    let names: Vec<PathBuf> = options
+        .authentication
+        .keys
+        .iter()
+        .map(|key| key.path.clone())
+        .collect();
     let usual = ["id_ed25519", "id_ecdsa", "id_rsa"].map(|name| home.join(".ssh").join(name));
     assert_eq!(names, usual);
     let files = |options: &SshOptions| match &options.host_key {
@@ -138,7 +161,9 @@ fn options_have_the_usual_keys_and_files_unless_the_configuration_says_otherwise
     };
     let expected = [".ssh/known_hosts", ".ssh/known_hosts2", "ssh_known_hosts"];
     assert_eq!(files(&options), expected.map(|name| home.join(name)));
-    let options = config.options(&to("named"), &Authentication::default()).unwrap();
+    let options = config
+        .options(&to("named"), &Authentication::default())
+        .unwrap();
     assert_eq!(files(&options), [home.join("a"), home.join("b")]);
 }
 
@@ -157,11 +182,29 @@ fn jump_hosts_are_resolved_themselves_and_never_get_the_password() {
     };
     let options = config.options(&to("inside"), &authentication).unwrap();
     let hops: Vec<String> = options.jumps.iter().map(SshOptions::target).collect();
-    assert_eq!(hops, ["sailor@zeroth:22", "sailor@first.example:22", "admin@second:2222"]);
+    assert_eq!(
+        hops,
+        [
+            "sailor@zeroth:22",
+            "sailor@first.example:22",
+            "admin@second:2222"
+        ]
+    );
     assert!(options.authentication.password.is_some());
-    assert!(options.jumps.iter().all(|hop| hop.authentication.password.is_none()));
+    assert!(
+        options
+            .jumps
+            .iter()
+            .all(|hop| hop.authentication.password.is_none())
+    );
     assert!(!format!("{options:?}").contains("hush"));
-    assert!(config.options(&to("direct"), &authentication).unwrap().jumps.is_empty());
+    assert!(
+        config
+            .options(&to("direct"), &authentication)
+            .unwrap()
+            .jumps
+            .is_empty()
+    );
     let error = config.options(&to("loop"), &authentication).unwrap_err();
     assert!(matches!(error, ConfigError::Loop { .. }), "{error}");
 }

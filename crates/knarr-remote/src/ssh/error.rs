@@ -35,7 +35,7 @@ pub enum SshError {
         target: String,
         /// Why.
         #[source]
-        source: russh::Error,
+        source: Box<russh::Error>,
     },
     /// What was agreed on is not safe.
     #[error(
@@ -101,7 +101,10 @@ pub enum SshError {
         source: KnownHostsError,
     },
     /// Nobody let us in.
-    #[error("{target} does not let us in. Tried: {}. The server accepts: {accepted}", list(tried))]
+    #[error(
+        "{target} does not let us in. Tried: {}. The server accepts: {accepted}",
+        list(tried)
+    )]
     Refused {
         /// Which server.
         target: String,
@@ -127,12 +130,16 @@ pub enum SshError {
         what: String,
         /// Why.
         #[source]
-        source: Option<russh::Error>,
+        source: Option<Box<russh::Error>>,
     },
 }
 
 fn list(tried: &[String]) -> String {
-    if tried.is_empty() { "nothing, as nothing was given".to_owned() } else { tried.join("; ") }
+    if tried.is_empty() {
+        "nothing, as nothing was given".to_owned()
+    } else {
+        tried.join("; ")
+    }
 }
 
 impl SshError {
@@ -164,14 +171,17 @@ impl SshError {
     /// The same as an error of a place, with its cause below it.
     #[must_use]
     pub fn into_remote(self, operation: impl Into<String>) -> RemoteError {
-        let error = RemoteError::new(self.kind(), operation, self.to_string())
-            .with_retry(self.retry());
+        let error =
+            RemoteError::new(self.kind(), operation, self.to_string()).with_retry(self.retry());
         // What this error says is in the message already; only what is below it is new.
         match self {
             Self::Unreachable { source, .. } => error.caused_by(source),
             Self::Negotiation { source, .. } => error.caused_by(source),
             Self::KnownHosts { source, .. } => error.caused_by(source),
-            Self::NotOffered { source: Some(source), .. } => error.caused_by(source),
+            Self::NotOffered {
+                source: Some(source),
+                ..
+            } => error.caused_by(source),
             _ => error,
         }
     }

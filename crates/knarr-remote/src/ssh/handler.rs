@@ -7,10 +7,10 @@ use russh::client::{DisconnectReason, Session};
 use russh::keys::{Algorithm, PublicKey, PublicKeyOrCertificate};
 use russh::{Names, client};
 
+use crate::ssh::SshError;
 use crate::ssh::algorithms::weakness;
 use crate::ssh::host_key::HostKeyFingerprint;
 use crate::ssh::known_hosts::{KnownHosts, Verdict, host_with_port, shown};
-use crate::ssh::SshError;
 
 /// Why a session ended, once it has.
 pub(super) type Ending = Arc<Mutex<Option<String>>>;
@@ -63,18 +63,26 @@ impl Handler {
         };
         match verdict {
             Verdict::Trusted => Ok(()),
-            Verdict::Unknown => {
-                Err(SshError::UnknownHostKey { host, key: shown_key, files: files.clone() })
-            }
+            Verdict::Unknown => Err(SshError::UnknownHostKey {
+                host,
+                key: shown_key,
+                files: files.clone(),
+            }),
             Verdict::Changed { place, known } => Err(SshError::HostKeyChanged {
-                remedy: format!("remove the old key with `ssh-keygen -R '{host}'` and add the new one"),
+                remedy: format!(
+                    "remove the old key with `ssh-keygen -R '{host}'` and add the new one"
+                ),
                 host,
                 key: shown_key,
                 expected: format!("{place} knows it with {known}"),
             }),
             Verdict::Revoked { place } => {
                 let place = place.to_string();
-                Err(SshError::HostKeyRevoked { host, key: shown_key, place })
+                Err(SshError::HostKeyRevoked {
+                    host,
+                    key: shown_key,
+                    place,
+                })
             }
             Verdict::BadCertificate { reason } => Err(SshError::HostCertificate { host, reason }),
         }
@@ -146,7 +154,10 @@ impl client::Handler for Handler {
             None => Ok(()),
             Some(weak) => {
                 let target = self.target.clone();
-                Err(HandlerError::Ours(Box::new(SshError::Weak { target, weak })))
+                Err(HandlerError::Ours(Box::new(SshError::Weak {
+                    target,
+                    weak,
+                })))
             }
         }
     }
@@ -156,7 +167,11 @@ impl client::Handler for Handler {
         banner: &str,
         _session: &mut Session,
     ) -> Result<(), HandlerError> {
-        let shown: String = banner.chars().take(1_024).flat_map(char::escape_debug).collect();
+        let shown: String = banner
+            .chars()
+            .take(1_024)
+            .flat_map(char::escape_debug)
+            .collect();
         tracing::debug!(target = self.target, banner = shown, "banner");
         Ok(())
     }
@@ -167,8 +182,12 @@ impl client::Handler for Handler {
     ) -> Result<(), HandlerError> {
         let text = match reason {
             DisconnectReason::ReceivedDisconnect(info) => {
-                let message: String =
-                    info.message.chars().take(512).flat_map(char::escape_debug).collect();
+                let message: String = info
+                    .message
+                    .chars()
+                    .take(512)
+                    .flat_map(char::escape_debug)
+                    .collect();
                 format!("the server disconnected ({message})")
             }
             DisconnectReason::Error(HandlerError::Russh(error)) => match error {

@@ -45,10 +45,15 @@ impl FromStr for HostKeyFingerprint {
     type Err = NotAFingerprint;
 
     fn from_str(text: &str) -> Result<Self, NotAFingerprint> {
-        let refused = || NotAFingerprint { text: text.to_owned() };
+        let refused = || NotAFingerprint {
+            text: text.to_owned(),
+        };
         // Some tools print the padding.
-        let fingerprint: Fingerprint =
-            text.trim().trim_end_matches('=').parse().map_err(|_unreadable| refused())?;
+        let fingerprint: Fingerprint = text
+            .trim()
+            .trim_end_matches('=')
+            .parse()
+            .map_err(|_unreadable| refused())?;
         if !fingerprint.is_sha256() {
             return Err(refused());
         }
@@ -69,9 +74,18 @@ mod tests {
     #[test]
     fn only_a_sha256_fingerprint_is_one() {
         let good = "SHA256:Nh0Me49Zh9fDw/VYUfq43IJmI1T+XrjiYONPND8GzaM";
-        assert_eq!(good.parse::<HostKeyFingerprint>().unwrap().to_string(), good);
-        assert!(format!(" {good}=\n").parse::<HostKeyFingerprint>().is_err());
-        assert!(format!("{good}=").parse::<HostKeyFingerprint>().is_ok());
+        assert_eq!(
+            good.parse::<HostKeyFingerprint>().unwrap().to_string(),
+            good
+        );
+        // As some tools print it, and as it is copied.
+        assert_eq!(
+            format!(" {good}=\n")
+                .parse::<HostKeyFingerprint>()
+                .unwrap()
+                .to_string(),
+            good
+        );
         for bad in ["", "SHA256:", "SHA256:abc", "MD5:00:11", "*", "any", "none"] {
             let error = bad.parse::<HostKeyFingerprint>().unwrap_err();
             assert!(error.to_string().contains("ssh-keygen -l"), "{error}");

@@ -11,10 +11,10 @@ use std::str::FromStr as _;
 use std::sync::Arc;
 
 use aws_lc_rs::hmac;
-use russh::keys::ssh_key::known_hosts::HostPatterns;
-use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey};
 use russh::keys::ssh_key::certificate::CertType;
+use russh::keys::ssh_key::known_hosts::HostPatterns;
 use russh::keys::ssh_key::public::KeyData;
+use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey};
 
 use crate::ssh::pattern::{ListMatch, list_matches, matches};
 
@@ -122,15 +122,19 @@ impl KnownHosts {
     pub fn load(paths: &[PathBuf]) -> Result<Self, KnownHostsError> {
         let mut all = Self::default();
         for path in paths {
-            let unreadable =
-                |source| KnownHostsError::Unreadable { path: path.clone(), source };
+            let unreadable = |source| KnownHostsError::Unreadable {
+                path: path.clone(),
+                source,
+            };
             let file = match std::fs::File::open(path) {
                 Ok(file) => file,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(unreadable(error)),
             };
             let mut text = Vec::new();
-            file.take(FILE_LIMIT_BYTES + 1).read_to_end(&mut text).map_err(unreadable)?;
+            file.take(FILE_LIMIT_BYTES + 1)
+                .read_to_end(&mut text)
+                .map_err(unreadable)?;
             if text.len() as u64 > FILE_LIMIT_BYTES {
                 return Err(KnownHostsError::TooLong { path: path.clone() });
             }
@@ -146,14 +150,20 @@ impl KnownHosts {
     pub fn add(&mut self, path: &Path, text: &str) -> Result<(), KnownHostsError> {
         let path: Arc<Path> = path.into();
         for (index, line) in text.lines().enumerate() {
-            let place = Place { path: Arc::clone(&path), line: index + 1 };
+            let place = Place {
+                path: Arc::clone(&path),
+                line: index + 1,
+            };
             match parse(line, &place) {
                 Parsed::Line(line) => self.lines.push(*line),
                 Parsed::Nothing => {}
                 Parsed::Skipped(reason) => tracing::debug!(%place, reason, "skipped"),
                 Parsed::BrokenRevocation => {
                     let path = place.path.to_path_buf();
-                    return Err(KnownHostsError::Revocation { path, line: place.line });
+                    return Err(KnownHostsError::Revocation {
+                        path,
+                        line: place.line,
+                    });
                 }
             }
         }
@@ -251,7 +261,9 @@ impl KnownHosts {
     }
 
     fn lines_for(&self, name: &str, marker: Marker) -> impl Iterator<Item = &Line> {
-        self.lines.iter().filter(move |line| line.marker == marker && names(&line.hosts, name))
+        self.lines
+            .iter()
+            .filter(move |line| line.marker == marker && names(&line.hosts, name))
     }
 
     /// A revoked key is refused for every host of its line; OpenSSH writes `*` there, and to be
@@ -267,7 +279,11 @@ impl KnownHosts {
 /// How `known_hosts` writes a host and port.
 #[must_use]
 pub fn host_with_port(host: &str, port: u16) -> String {
-    if port == DEFAULT_PORT { host.to_owned() } else { format!("[{host}]:{port}") }
+    if port == DEFAULT_PORT {
+        host.to_owned()
+    } else {
+        format!("[{host}]:{port}")
+    }
 }
 
 /// A key's type and SHA-256 fingerprint, as `ssh-keygen -l` shows them.
@@ -300,7 +316,10 @@ fn parse(text: &str, place: &Place) -> Parsed {
     };
     let (key_type, rest) = word(rest);
     let (blob, _comment) = word(rest);
-    if matches!(Algorithm::new(key_type), Ok(Algorithm::Dsa | Algorithm::Other(_)) | Err(_)) {
+    if matches!(
+        Algorithm::new(key_type),
+        Ok(Algorithm::Dsa | Algorithm::Other(_)) | Err(_)
+    ) {
         // A key of such a type cannot be presented to us, be it revoked or not.
         let looks_like_key = !key_type.is_empty() && !blob.is_empty();
         return if looks_like_key {
@@ -313,7 +332,12 @@ fn parse(text: &str, place: &Place) -> Parsed {
         return broken("its hosts cannot be understood");
     };
     match PublicKey::from_openssh(&format!("{key_type} {blob}")) {
-        Ok(key) => Parsed::Line(Box::new(Line { place: place.clone(), marker, hosts, key })),
+        Ok(key) => Parsed::Line(Box::new(Line {
+            place: place.clone(),
+            marker,
+            hosts,
+            key,
+        })),
         Err(_) => broken("its key cannot be understood"),
     }
 }
@@ -345,8 +369,10 @@ fn certificate_fault(certificate: &Certificate, host: &str, now_seconds: u64) ->
     if certificate.cert_type() != CertType::Host {
         return Some("it is a certificate for users, not for hosts".to_owned());
     }
-    if matches!(certificate.signature().algorithm(), Algorithm::Rsa { hash: None } | Algorithm::Dsa)
-    {
+    if matches!(
+        certificate.signature().algorithm(),
+        Algorithm::Rsa { hash: None } | Algorithm::Dsa
+    ) {
         return Some("it is signed with SHA-1".to_owned());
     }
     let authority = certificate.signature_key().fingerprint(HashAlg::Sha256);
@@ -375,7 +401,11 @@ fn certificate_fault(certificate: &Certificate, host: &str, now_seconds: u64) ->
         if certificate.valid_principals().is_empty() {
             "no host in particular".to_owned()
         } else {
-            certificate.valid_principals().join(", ").escape_debug().to_string()
+            certificate
+                .valid_principals()
+                .join(", ")
+                .escape_debug()
+                .to_string()
         }
     ))
 }

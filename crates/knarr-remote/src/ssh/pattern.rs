@@ -79,10 +79,17 @@ mod tests {
             ("[host]:22*", "[host]:2200", true),
             ("host", "host2", false),
         ] {
-            assert_eq!(matches(pattern.as_bytes(), text.as_bytes()), expected, "{pattern} {text}");
+            assert_eq!(
+                matches(pattern.as_bytes(), text.as_bytes()),
+                expected,
+                "{pattern} {text}"
+            );
         }
         let long = "a".repeat(2_000);
-        assert!(!matches(format!("{}b", "*a".repeat(500)).as_bytes(), long.as_bytes()));
+        assert!(!matches(
+            format!("{}b", "*a".repeat(500)).as_bytes(),
+            long.as_bytes()
+        ));
     }
 
     #[test]

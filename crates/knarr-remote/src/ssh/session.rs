@@ -26,6 +26,15 @@ const PACKET_BYTES: u32 = 65_535;
 /// room only saves changes between tasks.
 const CHANNEL_MESSAGES: usize = 256;
 
+/// How we introduce ourselves. The comment is for servers that ask by it in which order the arguments
+/// of an SFTP SYMLINK come: the draft has one and OpenSSH the other, which is ours (see
+/// [`knarr_sftp::codec::Request::Symlink`]).
+const IDENTIFICATION: &str = concat!(
+    "SSH-2.0-Knarr_",
+    env!("CARGO_PKG_VERSION"),
+    " OpenSSH-symlink-order"
+);
+
 /// How long a goodbye may take.
 const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
 
@@ -99,7 +108,10 @@ impl SshSession {
     }
 
     async fn open_subsystem(&self, name: &str) -> Result<(SftpSource, SftpSink), SshError> {
-        let handle = self.handle.as_ref().ok_or_else(|| self.lost(russh::Error::Disconnect))?;
+        let handle = self
+            .handle
+            .as_ref()
+            .ok_or_else(|| self.lost(russh::Error::Disconnect))?;
         let channel = handle.channel_open_session().await;
         let channel = channel.map_err(|source| self.not_opened("a session channel", source))?;
         let (mut receiving, sending) = channel.split();
@@ -120,7 +132,13 @@ impl SshSession {
             }
         }
         let ending = Arc::clone(&self.ending);
-        Ok((SftpSource { channel: receiving, ending }, SftpSink { channel: sending }))
+        Ok((
+            SftpSource {
+                channel: receiving,
+                ending,
+            },
+            SftpSink { channel: sending },
+        ))
     }
 
     async fn connect_hop(options: &SshOptions, through: Option<Self>) -> Result<Self, SshError> {
@@ -129,15 +147,20 @@ impl SshSession {
         let mut first_mismatch = None;
         loop {
             let presented = Presented::default();
-            let attempt =
-                Self::shake_hands(options, through.as_ref(), &excluded, &presented).await;
+            let attempt = Self::shake_hands(options, through.as_ref(), &excluded, &presented).await;
             match attempt {
                 Ok((mut handle, ending)) => {
                     auth::log_in(&mut handle, options).await?;
                     let through = through.map(Box::new);
                     let connect_timeout = options.connect_timeout;
                     let handle = Some(handle);
-                    return Ok(Self { handle, target, connect_timeout, ending, through });
+                    return Ok(Self {
+                        handle,
+                        target,
+                        connect_timeout,
+                        ending,
+                        through,
+                    });
                 }
                 // A pin does not say of which type its key is, and a server has one key of each.
                 Err(mismatch @ SshError::HostKeyChanged { .. })
@@ -172,7 +195,10 @@ impl SshSession {
         let judge = judge(options).await?;
         let config = Arc::new(configuration(options, &judge, excluded));
         if config.preferred.key.is_empty() {
-            return Err(SshError::Negotiation { target, source: russh::Error::UnknownKey });
+            return Err(SshError::Negotiation {
+                target,
+                source: Box::new(russh::Error::UnknownKey),
+            });
         }
         let stream = open_stream(options, through).await?;
         let ending = Ending::default();
@@ -199,7 +225,10 @@ impl SshSession {
     }
 
     fn lost(&self, source: russh::Error) -> SshError {
-        SshError::Unreachable { target: self.target.clone(), source: Box::new(source) }
+        SshError::Unreachable {
+            target: self.target.clone(),
+            source: Box::new(source),
+        }
     }
 
     fn not_opened(&self, what: &str, source: russh::Error) -> SshError {
@@ -207,7 +236,7 @@ impl SshSession {
             russh::Error::ChannelOpenFailure(_) => SshError::NotOffered {
                 target: self.target.clone(),
                 what: what.to_owned(),
-                source: Some(source),
+                source: Some(Box::new(source)),
             },
             source => self.lost(source),
         }
@@ -216,7 +245,9 @@ impl SshSession {
 
 impl Drop for SshSession {
     fn drop(&mut self) {
-        let Some(handle) = self.handle.take() else { return };
+        let Some(handle) = self.handle.take() else {
+            return;
+        };
         if handle.is_closed() {
             return;
         }
@@ -235,7 +266,10 @@ impl Drop for SshSession {
 }
 
 fn unreachable_after(target: &str) -> SshError {
-    SshError::Negotiation { target: target.to_owned(), source: russh::Error::UnknownKey }
+    SshError::Negotiation {
+        target: target.to_owned(),
+        source: Box::new(russh::Error::UnknownKey),
+    }
 }
 
 async fn judge(options: &SshOptions) -> Result<Judge, SshError> {
@@ -244,15 +278,26 @@ async fn judge(options: &SshOptions) -> Result<Judge, SshError> {
         HostKeyPolicy::KnownHosts { files } => files.clone(),
     };
     let host = host_with_port(&options.host, options.port);
-    let shown: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-    let shown = if shown.is_empty() { "a known_hosts file".to_owned() } else { shown.join(" or ") };
+    let shown: Vec<String> = files
+        .iter()
+        .map(|file| file.display().to_string())
+        .collect();
+    let shown = if shown.is_empty() {
+        "a known_hosts file".to_owned()
+    } else {
+        shown.join(" or ")
+    };
     let loaded = tokio::task::spawn_blocking(move || KnownHosts::load(&files)).await;
     match loaded {
-        Ok(Ok(hosts)) => Ok(Judge::Known { hosts, files: shown }),
+        Ok(Ok(hosts)) => Ok(Judge::Known {
+            hosts,
+            files: shown,
+        }),
         Ok(Err(source)) => Err(SshError::KnownHosts { host, source }),
-        Err(source) => {
-            Err(SshError::Unreachable { target: options.target(), source: Box::new(source) })
-        }
+        Err(source) => Err(SshError::Unreachable {
+            target: options.target(),
+            source: Box::new(source),
+        }),
     }
 }
 
@@ -272,6 +317,7 @@ fn configuration(options: &SshOptions, judge: &Judge, excluded: &[Algorithm]) ->
     let mut host_keys = host_keys_known_first(&known);
     host_keys.retain(|key| !excluded.iter().any(|excluded| same_type(key, excluded)));
     client::Config {
+        client_id: russh::SshId::Standard(IDENTIFICATION.into()),
         window_size: WINDOW_BYTES,
         maximum_packet_size: PACKET_BYTES,
         channel_buffer_size: CHANNEL_MESSAGES,
@@ -300,13 +346,18 @@ async fn open_stream(
         let connecting = TcpStream::connect((options.host.as_str(), options.port));
         let connected = timeout(options.connect_timeout, connecting).await;
         let connected = connected.map_err(|_elapsed| silent("connecting"))?;
-        let unreachable =
-            |source| SshError::Unreachable { target: target.clone(), source: Box::new(source) };
+        let unreachable = |source| SshError::Unreachable {
+            target: target.clone(),
+            source: Box::new(source),
+        };
         let socket = connected.map_err(unreachable)?;
         socket.set_nodelay(true).map_err(unreachable)?;
         return Ok(Box::new(socket));
     };
-    let handle = jump.handle.as_ref().ok_or_else(|| jump.lost(russh::Error::Disconnect))?;
+    let handle = jump
+        .handle
+        .as_ref()
+        .ok_or_else(|| jump.lost(russh::Error::Disconnect))?;
     let opening = handle.channel_open_direct_tcpip(
         options.host.as_str(),
         u32::from(options.port),
@@ -318,9 +369,12 @@ async fn open_stream(
     match opened {
         Ok(channel) => Ok(Box::new(channel.into_stream())),
         // The jump host says that it could not connect, or that we may not ask it to.
-        Err(source @ russh::Error::ChannelOpenFailure(russh::ChannelOpenFailure::ConnectFailed)) => {
-            Err(SshError::Unreachable { target, source: Box::new(source) })
-        }
+        Err(
+            source @ russh::Error::ChannelOpenFailure(russh::ChannelOpenFailure::ConnectFailed),
+        ) => Err(SshError::Unreachable {
+            target,
+            source: Box::new(source),
+        }),
         Err(source) => Err(jump.not_opened(&format!("a way to {target}"), source)),
     }
 }
@@ -336,8 +390,13 @@ fn handshake_error(target: String, source: russh::Error) -> SshError {
         | russh::Error::Elapsed(_)
         | russh::Error::Join(_)
         | russh::Error::SendError
-        | russh::Error::RecvError => SshError::Unreachable { target, source: Box::new(source) },
-        source => SshError::Negotiation { target, source },
+        | russh::Error::RecvError => SshError::Unreachable {
+            target,
+            source: Box::new(source),
+        },
+        source => SshError::Negotiation {
+            target,
+            source: Box::new(source),
+        },
     }
 }
-

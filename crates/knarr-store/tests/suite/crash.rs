@@ -117,12 +117,14 @@ fn strike_after(child: &mut Child, count: usize, said: &mut Said, strike: impl F
         heard + count,
         "the child ended early"
     );
+    let before = said.acknowledged.len();
     strike();
     child.kill().unwrap();
     child.wait().unwrap();
     for line in lines {
         said.hear(&line.unwrap());
     }
+    eprintln!("before {before} after {} last {:?} runs {:?}", said.acknowledged.len(), said.acknowledged.last(), said.runs.last());
 }
 
 fn holds_all_that_was_acknowledged(store: &Store, said: &Said) {

@@ -234,6 +234,58 @@ fn a_path_is_taken_when_it_settled_and_when_its_time_came_after_a_failure() {
     );
     let next = store.read(|reader| reader.next_ready_at(pair)).unwrap();
     assert_eq!(next, Some(seconds(60)));
+    let after = |now| {
+        store
+            .read(|reader| reader.next_ready_after(pair, now))
+            .unwrap()
+    };
+    assert_eq!(
+        (after(START), after(seconds(60))),
+        (Some(seconds(60)), None)
+    );
+}
+
+#[test]
+fn a_path_that_is_put_off_waits_without_an_attempt_being_counted() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    let pair = pair(store, "one");
+    put(store, pair, mark("a", Some(1)));
+    let taken = row(store, pair, "a").unwrap();
+    let until = START.after(Duration::from_secs(5));
+    let postpone = |taken: Dirty| {
+        store
+            .transact(move |tx| tx.postpone(pair, &taken.path, taken.generation, until))
+            .wait()
+            .unwrap()
+    };
+    assert_eq!(postpone(taken.clone()), Settled::Done);
+    let waiting = row(store, pair, "a").unwrap();
+    assert_eq!(
+        (waiting.attempts, waiting.next_attempt_at),
+        (0, Some(until))
+    );
+    put(store, pair, mark("a", Some(2)));
+    assert_eq!(postpone(taken), Settled::Newer);
+    assert_eq!(row(store, pair, "a").unwrap().next_attempt_at, None);
+}
+
+#[test]
+fn what_is_gone_is_counted_but_for_directories() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    let pair = pair(store, "one");
+    put(store, pair, mark("gone", None));
+    put(store, pair, mark("there", Some(1)));
+    put(
+        store,
+        pair,
+        Mark {
+            kind: Kind::Directory,
+            ..mark("directory", None)
+        },
+    );
+    assert_eq!(store.read(|reader| reader.count_gone(pair)).unwrap(), 1);
 }
 
 #[test]

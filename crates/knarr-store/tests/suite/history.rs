@@ -54,7 +54,7 @@ fn a_path_is_traced_exactly_or_by_its_end() {
     let exact = |text| TracePath::Exact(path(text));
     let ends = |text| TracePath::EndsWith(path(text));
     assert_eq!(trace(&fixture, &exact("a/x.csv"), 100), [0, 3, 6, 9]);
-    assert_eq!(trace(&fixture, &exact("x.csv"), 100), []);
+    assert!(trace(&fixture, &exact("x.csv"), 100).is_empty());
     assert_eq!(
         trace(&fixture, &ends("a/x.csv"), 100),
         [0, 1, 3, 4, 6, 7, 9, 10]
@@ -151,26 +151,16 @@ fn history_takes_every_filter() {
         ),
         [4, 3]
     );
-    assert_eq!(
-        ask(
-            HistoryFilter {
-                since: at(99),
-                ..any()
-            },
-            9
-        ),
-        []
-    );
-    assert_eq!(
-        ask(
-            HistoryFilter {
-                until: at(0),
-                ..any()
-            },
-            9
-        ),
-        []
-    );
+    let since = HistoryFilter {
+        since: at(99),
+        ..any()
+    };
+    assert!(ask(since, 9).is_empty());
+    let until = HistoryFilter {
+        until: at(0),
+        ..any()
+    };
+    assert!(ask(until, 9).is_empty());
     let paths = Some(HistoryFilter::globs(["b/**"]).unwrap());
     assert_eq!(ask(HistoryFilter { paths, ..any() }, 3), [10, 7, 4]);
     let all = HistoryFilter {

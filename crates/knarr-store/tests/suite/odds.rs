@@ -161,6 +161,7 @@ fn the_spool_of_deletions_is_walked_both_ways() {
     let store = &fixture.store;
     let (run, count) = (RunId(5), PAGE_ROWS + 10);
     let deletion = |number: usize| Deletion {
+        side: Side::Destination,
         path: path(&format!("{number:05}")),
         seen: fingerprint(Kind::File, number as u64, 1),
     };

@@ -4,14 +4,18 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use knarr_core::entry::Kind;
-use knarr_core::record::Action;
+use knarr_core::record::{Action, CustodyRecord, Evidence};
+use knarr_core::tree::Synced;
 use knarr_store::chain::{ChainDefect, ChainVerdict};
-use knarr_store::dirty::DirtyFilter;
+use knarr_store::dirty::{DirtyFilter, Mark, Seen};
+use knarr_store::synced::Recognise;
 use knarr_store::{OpenError, OpenState, SCHEMA_VERSION};
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-use crate::fixture::{Fixture, copy_state, fill, open, path, record, synced, try_open};
+use crate::fixture::{
+    Fixture, START, copy_state, fill, fingerprint, open, pair, path, record, synced, try_open,
+};
 
 #[test]
 fn a_new_state_is_fresh_then_existing_and_nobody_else_can_read_it() {
@@ -107,60 +111,102 @@ fn r19_a_newer_state_is_refused_and_left_alone() {
     drop(directory);
 }
 
-#[test]
-fn a_state_of_version_1_can_be_read_for_ever() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/schema-1.db");
-    let directory = TempDir::new().unwrap();
-    std::fs::copy(golden, directory.path().join("knarr.db")).unwrap();
-    let opened = try_open(directory.path()).unwrap();
+/// What every golden file holds.
+fn golden_content(directory: &Path) {
+    let store = open(directory);
+    let pair = pair(&store, "golden");
+    store
+        .transact(move |tx| {
+            tx.upsert_synced(pair, Recognise::Both, &golden_tree())?;
+            let mark = Mark {
+                path: path("new.csv"),
+                kind: Kind::File,
+                observed: Some(fingerprint(Kind::File, 5, 4)),
+                seen: Seen::Event,
+                at: START,
+                ready_at: START,
+                complete_because: Some("closed after write".to_owned()),
+                renamed_from: Some(path("old.csv")),
+            };
+            tx.mark_dirty(pair, &[mark])?;
+            tx.append_custody(&golden_records())?;
+            tx.set_setting("colour", "red")
+        })
+        .wait()
+        .unwrap();
+}
+
+fn golden_tree() -> [Synced; 3] {
+    [
+        synced("docs", Kind::Directory, 1),
+        synced("docs/a.txt", Kind::File, 2),
+        synced("docs/link", Kind::Symlink, 3),
+    ]
+}
+
+fn golden_records() -> [CustodyRecord; 2] {
+    let mut failed = record("b.txt", Action::Failed);
+    failed.message = Some("connection refused".to_owned());
+    failed.seen_at = Some(START);
+    failed.source_hash = None;
+    failed.evidence = Evidence::None;
+    [record("docs/a.txt", Action::Created), failed]
+}
+
+fn holds_golden_content(directory: &Path) {
+    let opened = try_open(directory).unwrap();
     assert_eq!(opened.state, OpenState::Existing);
     let store = opened.store;
     assert_eq!(store.check().unwrap(), None);
     let pair = store
         .read(|reader| reader.find_pair("golden"))
         .unwrap()
-        .unwrap();
-    let tree: Vec<_> = store
-        .synced_cursor(pair.id, b"")
-        .map(Result::unwrap)
-        .collect();
-    assert_eq!(
-        tree,
-        [
-            synced("docs", Kind::Directory, 1),
-            synced("docs/a.txt", Kind::File, 2),
-            synced("docs/link", Kind::Symlink, 3),
-        ]
-    );
+        .unwrap()
+        .id;
+    let tree: Vec<_> = store.synced_cursor(pair, b"").map(Result::unwrap).collect();
+    assert_eq!(tree, golden_tree());
     let queue = store
-        .read(|reader| reader.list_dirty(pair.id, DirtyFilter::All, b"", 10))
+        .read(|reader| reader.list_dirty(pair, DirtyFilter::All, b"", 10))
         .unwrap();
-    assert_eq!(
-        queue.iter().map(|dirty| &dirty.path).collect::<Vec<_>>(),
-        [&path("new.csv")]
-    );
+    assert_eq!((queue.len(), &queue[0].path), (1, &path("new.csv")));
+    assert_eq!(queue[0].renamed_from, Some(path("old.csv")));
     let ChainVerdict::Intact(head) = store.verify_chain(None).unwrap() else {
         panic!("the chain of the golden file is broken");
     };
-    // Computed once by another program from the documented format.
     assert_eq!(
         (head.count, head.hash.to_string().as_str()),
-        (2, GOLDEN_HEAD)
+        (2, GOLDEN_HEAD.trim())
     );
     let records: Vec<_> = store
         .custody_cursor(1)
         .map(|record| record.unwrap().record)
         .collect();
-    assert_eq!(
-        records,
-        [
-            record("docs/a.txt", Action::Created),
-            record("docs/b.txt", Action::Failed)
-        ]
-    );
+    assert_eq!(records, golden_records());
+    let colour = store.read(|reader| reader.setting("colour")).unwrap();
+    assert_eq!(colour.as_deref(), Some("red"));
 }
 
+/// Computed by `testdata/chain_head.py`, another program, from the documented format.
 const GOLDEN_HEAD: &str = include_str!("../../testdata/schema-1.head");
+
+#[test]
+fn a_state_of_version_1_can_be_read_for_ever() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/schema-1.db");
+    let directory = TempDir::new().unwrap();
+    std::fs::copy(golden, directory.path().join("knarr.db")).unwrap();
+    holds_golden_content(directory.path());
+}
+
+/// With `KNARR_STORE_GOLDEN=FILE` it leaves the file there, for a new version of the schema.
+#[test]
+fn a_golden_state_made_today_holds_the_same() {
+    let directory = TempDir::new().unwrap();
+    golden_content(directory.path());
+    if let Some(path) = std::env::var_os("KNARR_STORE_GOLDEN") {
+        std::fs::copy(directory.path().join("knarr.db"), path).unwrap();
+    }
+    holds_golden_content(directory.path());
+}
 
 #[test]
 fn two_stores_of_one_directory_see_each_other() {

@@ -37,13 +37,21 @@ impl KeyFile {
     /// A key file that has to be there.
     #[must_use]
     pub fn required(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), passphrase: None, presence: Presence::Required }
+        Self {
+            path: path.into(),
+            passphrase: None,
+            presence: Presence::Required,
+        }
     }
 
     /// A key file that is tried if it is there.
     #[must_use]
     pub fn optional(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), passphrase: None, presence: Presence::Optional }
+        Self {
+            path: path.into(),
+            passphrase: None,
+            presence: Presence::Optional,
+        }
     }
 
     /// The key, or nothing if it is not there and need not be.
@@ -54,9 +62,10 @@ impl KeyFile {
         match self.try_load(prompter).await {
             Ok(key) => Ok(Some(key)),
             Err(reason) => match self.presence {
-                Presence::Required => {
-                    Err(SshError::Key { path: self.path.display().to_string(), reason })
-                }
+                Presence::Required => Err(SshError::Key {
+                    path: self.path.display().to_string(),
+                    reason,
+                }),
                 Presence::Optional => {
                     tracing::debug!(path = %self.path.display(), reason, "key not used");
                     Ok(None)
@@ -94,7 +103,10 @@ impl KeyFile {
         };
         let certificate = read(with_ending(&self.path, "-cert.pub")).await.ok();
         let certificate = certificate.and_then(|text| Certificate::from_openssh(text.trim()).ok());
-        Ok(LoadedKey { key: Arc::new(key), certificate })
+        Ok(LoadedKey {
+            key: Arc::new(key),
+            certificate,
+        })
     }
 
     /// The public half, if it can be read without a passphrase.
@@ -106,7 +118,9 @@ impl KeyFile {
         }
         // OpenSSH's own format keeps the public half in the clear.
         let text = Zeroizing::new(read(self.path.clone()).await.ok()?);
-        PrivateKey::from_openssh(text.as_bytes()).ok().map(|key| key.public_key().clone())
+        PrivateKey::from_openssh(text.as_bytes())
+            .ok()
+            .map(|key| key.public_key().clone())
     }
 }
 
@@ -127,8 +141,12 @@ fn with_ending(path: &Path, ending: &str) -> PathBuf {
 async fn read(path: PathBuf) -> std::io::Result<String> {
     let reading = tokio::task::spawn_blocking(move || {
         let mut text = String::new();
-        std::fs::File::open(path)?.take(KEY_LIMIT_BYTES).read_to_string(&mut text)?;
+        std::fs::File::open(path)?
+            .take(KEY_LIMIT_BYTES)
+            .read_to_string(&mut text)?;
         Ok(text)
     });
-    reading.await.unwrap_or_else(|error| Err(std::io::Error::other(error)))
+    reading
+        .await
+        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
 }

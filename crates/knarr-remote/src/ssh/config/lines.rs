@@ -52,7 +52,10 @@ impl Line {
     ) -> Result<Option<Self>, String> {
         let one = |arguments: &[String]| match arguments {
             [argument] => Ok(argument.clone()),
-            _ => Err(format!("`{keyword}` takes one argument, not {}", arguments.len())),
+            _ => Err(format!(
+                "`{keyword}` takes one argument, not {}",
+                arguments.len()
+            )),
         };
         let line = match keyword {
             "host" => Self::Host(arguments),
@@ -64,7 +67,10 @@ impl Line {
             "hostname" => Self::HostName(one(&arguments)?),
             "port" => {
                 let text = one(&arguments)?;
-                Self::Port(text.parse().map_err(|_number| format!("`{text}` is not a port"))?)
+                Self::Port(
+                    text.parse()
+                        .map_err(|_number| format!("`{text}` is not a port"))?,
+                )
             }
             "user" => Self::User(one(&arguments)?),
             "identityfile" => Self::IdentityFile(one(&arguments)?),
@@ -107,17 +113,25 @@ fn criteria(arguments: &[String]) -> Result<Option<Vec<Criterion>>, String> {
             "user" => What::User,
             "localuser" => What::LocalUser,
             other => {
-                tracing::warn!("a `Match {other}` of the SSH configuration is not supported and never applies");
+                tracing::warn!(
+                    "a `Match {other}` of the SSH configuration is not supported and never applies"
+                );
                 return Ok(None);
             }
         };
         let patterns = if what == What::All {
             Vec::new()
         } else {
-            let list = arguments.next().ok_or_else(|| format!("`Match {name}` needs a pattern"))?;
+            let list = arguments
+                .next()
+                .ok_or_else(|| format!("`Match {name}` needs a pattern"))?;
             list.split(',').map(str::to_owned).collect()
         };
-        criteria.push(Criterion { negated, what, patterns });
+        criteria.push(Criterion {
+            negated,
+            what,
+            patterns,
+        });
     }
     if criteria.is_empty() {
         return Err("`Match` needs a criterion".to_owned());
@@ -131,7 +145,9 @@ pub(super) fn split_line(text: &str) -> Result<Option<(String, Vec<String>)>, St
     if text.is_empty() || text.starts_with('#') {
         return Ok(None);
     }
-    let end = text.find(|c: char| c.is_ascii_whitespace() || c == '=').unwrap_or(text.len());
+    let end = text
+        .find(|c: char| c.is_ascii_whitespace() || c == '=')
+        .unwrap_or(text.len());
     let (keyword, rest) = text.split_at_checked(end).unwrap_or((text, ""));
     let rest = rest.trim_start();
     let rest = rest.strip_prefix('=').unwrap_or(rest);
@@ -170,10 +186,15 @@ fn words(text: &str) -> Result<Vec<String>, String> {
 /// Reads a file that should not be longer than `limit`; what is behind it is an error.
 pub(super) fn read_limited(path: &Path, limit: u64) -> std::io::Result<String> {
     let mut text = Vec::new();
-    std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut text)?;
+    std::fs::File::open(path)?
+        .take(limit + 1)
+        .read_to_end(&mut text)?;
     if text.len() as u64 > limit {
         let message = format!("it is longer than {limit} bytes");
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, message));
+        return Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            message,
+        ));
     }
     Ok(String::from_utf8_lossy(&text).into_owned())
 }
@@ -198,11 +219,18 @@ pub(super) fn glob(pattern: &Path, limit: usize) -> Vec<PathBuf> {
         let mut next = Vec::new();
         for directory in found {
             // What cannot be listed matches nothing, as in a shell.
-            let Ok(entries) = std::fs::read_dir(&directory) else { continue };
+            let Ok(entries) = std::fs::read_dir(&directory) else {
+                continue;
+            };
             let mut names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
             names.retain(|name| super::name_matches(&text, &name.to_string_lossy()));
             names.sort();
-            next.extend(names.into_iter().take(limit).map(|name| directory.join(name)));
+            next.extend(
+                names
+                    .into_iter()
+                    .take(limit)
+                    .map(|name| directory.join(name)),
+            );
         }
         found = next;
         found.truncate(limit);

@@ -1,0 +1,219 @@
+//! `audit`: is the custody record as it was written, and export it.
+
+use clap::{Args, Subcommand, ValueEnum};
+use knarr_core::ContentHash;
+use knarr_core::path::printable;
+use knarr_core::record::Evidence;
+use knarr_store::Store;
+use knarr_store::chain::{ChainHead, ChainVerdict};
+use knarr_store::custody::ChainedRecord;
+use serde::Serialize;
+
+use crate::cli::context::Context;
+use crate::command_error::{CommandError, CommandResult, Outcome};
+use crate::output::{Format, Output, Style};
+
+/// Check or export the custody record
+#[derive(Debug, Args)]
+pub(crate) struct AuditArguments {
+    #[command(subcommand)]
+    command: AuditCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Check that no record was changed, removed, inserted or reordered
+    ///
+    /// Each record's hash covers the one before it. Prints the end of the chain: note it elsewhere, and
+    /// give it as --noted later, to find also a chain that was made anew as a whole. Exit code 1 if the
+    /// chain is broken.
+    Verify {
+        /// An end of the chain that was printed before: COUNT:HASH
+        #[arg(long, value_name = "COUNT:HASH", value_parser = noted)]
+        noted: Option<ChainHead>,
+    },
+    /// Print all records in order
+    Export {
+        /// In which format
+        #[arg(long, value_enum, default_value_t = ExportFormat::Jsonl)]
+        format: ExportFormat,
+        /// From the record with this number
+        #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+        from: u64,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ExportFormat {
+    /// One JSON object a line, with everything, names exact
+    Jsonl,
+    /// A table for a spreadsheet; cells that could be formulas begin with an apostrophe
+    Csv,
+}
+
+#[derive(Serialize)]
+struct Verdict {
+    intact: bool,
+    records: u64,
+    hash: Option<ContentHash>,
+    broken_at: Option<u64>,
+    defect: Option<String>,
+}
+
+fn noted(text: &str) -> Result<ChainHead, String> {
+    text.split_once(':')
+        .and_then(|(count, hash)| {
+            Some(ChainHead {
+                count: count.parse().ok()?,
+                hash: ContentHash::from_hex(hash)?,
+            })
+        })
+        .ok_or_else(|| "it should be COUNT:HASH, as `knarr audit verify` prints it".to_owned())
+}
+
+pub(crate) fn run(
+    arguments: &AuditArguments,
+    context: &Context,
+    output: &mut Output,
+) -> CommandResult {
+    let store = context.existing_store()?;
+    match &arguments.command {
+        AuditCommand::Verify { noted } => verify(&store, noted.as_ref(), output),
+        AuditCommand::Export { format, from } => export(&store, *format, *from, output),
+    }
+}
+
+fn verify(store: &Store, noted: Option<&ChainHead>, output: &mut Output) -> CommandResult {
+    match store.verify_chain(noted)? {
+        ChainVerdict::Intact(head) => {
+            if output.format == Format::Json {
+                output.json(&Verdict {
+                    intact: true,
+                    records: head.count,
+                    hash: Some(head.hash),
+                    broken_at: None,
+                    defect: None,
+                })?;
+            } else {
+                let words = output.paint(Style::Good, "intact");
+                output.line(format!("{words}: {} records are as they were written", head.count))?;
+                output.line(format!("the chain ends at {}:{}", head.count, head.hash))?;
+            }
+            Ok(Outcome::Done)
+        }
+        ChainVerdict::Broken { seq, defect } => {
+            if output.format == Format::Json {
+                output.json(&Verdict {
+                    intact: false,
+                    records: seq.saturating_sub(1),
+                    hash: None,
+                    broken_at: Some(seq),
+                    defect: Some(defect.to_string()),
+                })?;
+            } else {
+                let words = output.paint(Style::Bad, "broken");
+                output.line(format!("{words} at record no. {seq}: {defect}"))?;
+                output.line(format!(
+                    "{} records before it are as they were written",
+                    seq.saturating_sub(1)
+                ))?;
+            }
+            Ok(Outcome::SomeFailed)
+        }
+    }
+}
+
+fn export(store: &Store, format: ExportFormat, from: u64, output: &mut Output) -> CommandResult {
+    if format == ExportFormat::Csv {
+        output.line(COLUMNS.join(","))?;
+    }
+    for record in store.custody_cursor(from) {
+        let record = record.map_err(CommandError::from)?;
+        match format {
+            ExportFormat::Jsonl => output.json(&record)?,
+            ExportFormat::Csv => output.line(csv_line(&record))?,
+        }
+    }
+    Ok(Outcome::Done)
+}
+
+const COLUMNS: [&str; 21] = [
+    "seq", "at", "run", "job", "path", "action", "source", "destination", "size", "mtime",
+    "source_hash", "evidence", "evidence_value", "seen_at", "complete_because", "steps", "attempt",
+    "moved_bytes", "duration_microseconds", "message", "decided_by",
+];
+
+fn csv_line(chained: &ChainedRecord) -> String {
+    let record = &chained.record;
+    let text = |text: &str| printable(text.as_bytes()).to_string();
+    let time = |time: Option<knarr_core::Timestamp>| time.map(|t| t.to_string()).unwrap_or_default();
+    let (evidence, value) = match &record.evidence {
+        Evidence::ReadBack { hash } => ("read_back", hash.to_string()),
+        Evidence::Written { hash } => ("written", hash.to_string()),
+        Evidence::ServerChecksum { algorithm, value } => {
+            ("server_checksum", text(&format!("{algorithm} {value}")))
+        }
+        Evidence::SizeOnly { reason } => ("size_only", text(reason)),
+        Evidence::None => ("none", String::new()),
+    };
+    let steps: Vec<String> = record
+        .steps
+        .iter()
+        .map(|step| text(&format!("{}: {}", step.step, step.detail)))
+        .collect();
+    let cells: [String; 21] = [
+        chained.seq.to_string(),
+        record.at.to_string(),
+        record.run.to_string(),
+        text(&record.job),
+        record.path.to_string(),
+        record.action.name().to_owned(),
+        text(&record.source),
+        text(&record.destination),
+        record.size.to_string(),
+        time(record.mtime),
+        record.source_hash.map(|hash| hash.to_string()).unwrap_or_default(),
+        evidence.to_owned(),
+        value,
+        time(record.seen_at),
+        record.complete_because.as_deref().map(text).unwrap_or_default(),
+        steps.join("; "),
+        record.attempt.to_string(),
+        record.moved_bytes.to_string(),
+        record.duration_microseconds.to_string(),
+        record.message.as_deref().map(text).unwrap_or_default(),
+        text(&record.decided_by),
+    ];
+    cells.map(|cell| csv_cell(&cell)).join(",")
+}
+
+/// A cell of RFC 4180 that no spreadsheet takes for a formula (H-06).
+fn csv_cell(text: &str) -> String {
+    let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠']);
+    let text = if is_formula { format!("'{text}") } else { text.to_owned() };
+    if text.contains(['"', ',', '\n', '\r', ';']) || is_formula {
+        format!("\"{}\"", text.replace('"', "\"\""))
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::csv_cell;
+
+    #[test]
+    fn h06_a_cell_is_never_a_formula() {
+        for (text, cell) in [
+            ("a b", "a b"),
+            ("=cmd|' /C calc'!A0", "\"'=cmd|' /C calc'!A0\""),
+            ("+1", "\"'+1\""),
+            ("-rf", "\"'-rf\""),
+            ("@SUM(A1)", "\"'@SUM(A1)\""),
+            ("a,\"b\"", "\"a,\"\"b\"\"\""),
+            ("", ""),
+        ] {
+            assert_eq!(csv_cell(text), cell, "{text}");
+        }
+    }
+}

@@ -1,0 +1,641 @@
+//! From shapes to checked, complete values. Goes on after an error, so that all are told at once.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use knarr_core::filter::{Filter, TEMPORARY_NAMES};
+use knarr_core::job::{After, Deletes};
+use knarr_core::location::{Location, LocationError, ObjectStoreKind};
+use knarr_core::retry::RetryPolicy;
+use knarr_core::template::Template;
+use knarr_core::units::{ByteSize, Span};
+use knarr_core::{RelPath, path::PathError};
+
+use crate::config::node::{Key, Node, Value};
+use crate::config::problem::Problem;
+use crate::config::read::{At, Many, read};
+use crate::config::resolved::{
+    Config, Destination, Endpoint, EndpointKind, Job, Limits, ObjectSettings, SftpSettings,
+    TemporaryFiles,
+};
+use crate::config::shape::{
+    AzureShape, ENDPOINT_TYPES, GcsShape, JobShape, LimitsShape, LocalShape, MatchShape, NodeShape,
+    RetryShape, S3Shape, SftpShape,
+};
+use crate::config::{Bases, loops};
+use crate::environment::normal;
+use crate::suggest;
+
+const SECTIONS: [&str; 3] = ["node", "endpoints", "jobs"];
+const HOUR: Duration = Duration::from_secs(3_600);
+const DAY: Duration = Duration::from_secs(86_400);
+/// The least pause between two looks at everything.
+const LEAST_RESCAN: Duration = Duration::from_secs(1);
+const PART_BYTES: std::ops::RangeInclusive<u64> = 5 << 20..=5 << 30;
+
+/// Checks a document.
+///
+/// # Errors
+/// All problems.
+pub(super) fn check(text: &str, bases: Bases<'_>) -> Result<Config, Vec<Problem>> {
+    let root = Node::parse(text).map_err(|problem| vec![*problem])?;
+    let mut checker = Checker {
+        bases,
+        problems: Vec::new(),
+        endpoint_names: Vec::new(),
+    };
+    let config = checker.config(&root);
+    if checker.problems.is_empty() {
+        Ok(config)
+    } else {
+        Err(checker.problems)
+    }
+}
+
+struct Checker<'a> {
+    bases: Bases<'a>,
+    problems: Vec<Problem>,
+    /// Also of those that are wrong, so that one error does not cause others.
+    endpoint_names: Vec<String>,
+}
+
+/// The job's name and the places of its parts, for messages.
+#[derive(Clone, Copy)]
+struct Place<'a>(&'a str);
+
+impl Place<'_> {
+    fn of(self, name: &str) -> String {
+        format!("{}.{name}", self.0)
+    }
+}
+
+impl Checker<'_> {
+    fn problem(&mut self, place: impl Into<String>, span: &Range<usize>, message: impl Into<String>) {
+        self.problems
+            .push(Problem::new(message).in_place(place).at(Some(span.clone())));
+    }
+
+    fn helped(&mut self, place: String, span: &Range<usize>, message: String, help: &str) {
+        self.problems.push(
+            Problem::new(message)
+                .in_place(place)
+                .help(help)
+                .at(Some(span.clone())),
+        );
+    }
+
+    /// Keeps what worked, and the problem of what did not.
+    fn keep<T>(&mut self, result: Result<T, Box<Problem>>) -> Option<T> {
+        result.map_err(|problem| self.problems.push(*problem)).ok()
+    }
+
+    fn config(&mut self, root: &Node) -> Config {
+        let mut config = Config::default();
+        match &root.value {
+            Value::Map(entries) => {
+                for (key, _value) in entries {
+                    if !SECTIONS.contains(&key.name.as_str()) {
+                        let message = format!("unknown key `{}`", key.name);
+                        let help = suggest::help(&key.name, &SECTIONS, "known keys");
+                        self.helped(String::new(), &key.span, message, &help);
+                    }
+                }
+            }
+            Value::Null => {}
+            other => {
+                let message = format!("a map of {} is expected, not {}", SECTIONS.join(", "), other.noun());
+                self.problem("", &root.span, message);
+            }
+        }
+        if let Some((key, node)) = root.get("node")
+            && let Some(node) = self.keep(read::<Option<NodeShape>>(node, "node", &key.span))
+        {
+            let node = node.unwrap_or_default();
+            config.node_name = node.name;
+            config.state = node.state.map(|state| self.path(&state));
+        }
+        let endpoints = self.section(root, "endpoints");
+        self.endpoint_names = endpoints.iter().map(|(key, _node)| key.name.clone()).collect();
+        for (key, node) in endpoints {
+            self.name_of("endpoint", "endpoints", key);
+            if let Some(endpoint) = self.endpoint(key, node) {
+                config.endpoints.insert(key.name.clone(), endpoint);
+            }
+        }
+        let mut positions = BTreeMap::new();
+        for (key, node) in self.section(root, "jobs") {
+            self.name_of("job", "jobs", key);
+            let place = format!("jobs.{}", key.name);
+            if let Some(shape) = self.keep(read::<JobShape>(node, &place, &key.span)) {
+                positions.insert(key.name.clone(), shape.to.span.clone());
+                if let Some(job) = self.job(key, shape, Place(&place)) {
+                    config.jobs.insert(key.name.clone(), job);
+                }
+            }
+        }
+        for (job, message) in loops::find(&config) {
+            let span = positions.get(&job).cloned().unwrap_or(0..0);
+            self.helped(
+                format!("jobs.{job}.to"),
+                &span,
+                message,
+                "deliver to a directory outside of what is watched",
+            );
+        }
+        config
+    }
+
+    fn section<'n>(&mut self, root: &'n Node, name: &str) -> &'n [(Key, Node)] {
+        match root.get(name) {
+            Some((_key, Node { value: Value::Map(entries), .. })) => entries,
+            None | Some((_, Node { value: Value::Null, .. })) => &[],
+            Some((_key, other)) => {
+                let message = format!("a map of names is expected, not {}", other.value.noun());
+                self.problem(name, &other.span, message);
+                &[]
+            }
+        }
+    }
+
+    fn name_of(&mut self, noun: &str, section: &str, key: &Key) {
+        let valid = key.name.len() >= 2
+            && key.name.len() <= 64
+            && key.name.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && key
+                .name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        if !valid {
+            self.helped(
+                section.to_owned(),
+                &key.span,
+                format!("`{}` cannot be the name of an {noun}", key.name).replace("an job", "a job"),
+                "use 2 to 64 letters, digits, `-`, `_` and `.`, and begin with a letter or digit",
+            );
+        }
+    }
+
+    fn endpoint(&mut self, key: &Key, node: &Node) -> Option<Endpoint> {
+        let place = format!("endpoints.{}", key.name);
+        let Some((type_key, type_node)) = node.get("type") else {
+            self.helped(
+                place,
+                &key.span,
+                "the key `type` is missing".to_owned(),
+                &format!("one of {}", ENDPOINT_TYPES.join(", ")),
+            );
+            return None;
+        };
+        let name: String = self.keep(read(type_node, &format!("{place}.type"), &type_key.span))?;
+        // What remains is read as the shape of its type, which does not know the key `type`.
+        let mut rest = node.clone();
+        if let Value::Map(entries) = &mut rest.value {
+            entries.retain(|(key, _value)| key.name != "type");
+        }
+        let place = Place(&place);
+        let (kind, limits, verify) = match name.as_str() {
+            "sftp" => {
+                let shape: SftpShape = self.keep(read(&rest, place.0, &key.span))?;
+                (self.sftp(&shape, place), shape.limits, shape.verify)
+            }
+            "s3" => {
+                let shape: S3Shape = self.keep(read(&rest, place.0, &key.span))?;
+                (self.s3(&shape, place, key), shape.limits, shape.verify)
+            }
+            "gcs" => {
+                let shape: GcsShape = self.keep(read(&rest, place.0, &key.span))?;
+                let mut settings =
+                    self.bucket(ObjectStoreKind::Gcs, &shape.bucket, shape.path.as_ref(), place);
+                settings.service_account = shape.service_account;
+                settings.part_bytes = self.part_size(shape.part_size.as_ref(), place);
+                (EndpointKind::Object(Box::new(settings)), shape.limits, shape.verify)
+            }
+            "azure" => {
+                let shape: AzureShape = self.keep(read(&rest, place.0, &key.span))?;
+                (self.azure(&shape, place), shape.limits, shape.verify)
+            }
+            "local" => {
+                let shape: LocalShape = self.keep(read(&rest, place.0, &key.span))?;
+                let path = self.path(&shape.path.value);
+                (EndpointKind::Local(path), shape.limits, shape.verify)
+            }
+            other => {
+                self.helped(
+                    place.of("type"),
+                    &type_node.span,
+                    format!("`{other}` is not a type of endpoint"),
+                    &suggest::help(other, &ENDPOINT_TYPES, "known types"),
+                );
+                return None;
+            }
+        };
+        Some(Endpoint {
+            name: key.name.clone(),
+            kind,
+            limits: self.limits(&limits, place),
+            verify,
+        })
+    }
+
+    fn sftp(&mut self, shape: &SftpShape, place: Place<'_>) -> EndpointKind {
+        let host = &shape.host.value;
+        if host.is_empty() || host.starts_with('-') || host.contains(['/', '@', ' ']) {
+            let help = "the user and the port have keys of their own: `user`, `port`";
+            let message = format!("`{host}` is not a host");
+            self.helped(place.of("host"), &shape.host.span, message, help);
+        }
+        for fingerprint in &shape.host_key.0 {
+            let digest = fingerprint.value.strip_prefix("SHA256:");
+            let is_digest = digest.is_some_and(|digest| {
+                digest.trim_end_matches('=').len() == 43
+                    && digest
+                        .bytes()
+                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='))
+            });
+            if !is_digest {
+                self.helped(
+                    place.of("host_key"),
+                    &fingerprint.span,
+                    format!("`{}` is not a fingerprint", fingerprint.value),
+                    "`ssh-keyscan HOST | ssh-keygen -lf -` prints it: SHA256: and 43 characters",
+                );
+            }
+        }
+        EndpointKind::Sftp(Box::new(SftpSettings {
+            host: host.clone(),
+            port: shape.port,
+            user: shape.user.clone(),
+            path: shape.path.as_ref().map(|path| path.value.clone()).unwrap_or_default(),
+            password: shape.password.clone(),
+            keys: shape.key.0.iter().map(|key| self.path(&key.value)).collect(),
+            passphrase: shape.passphrase.clone(),
+            agent: shape.agent,
+            keyboard_interactive: shape.keyboard_interactive.clone(),
+            host_keys: shape.host_key.0.iter().map(|key| key.value.clone()).collect(),
+            known_hosts: shape.known_hosts.as_ref().map(|file| self.path(&file.value)),
+        }))
+    }
+
+    fn s3(&mut self, shape: &S3Shape, place: Place<'_>, key: &Key) -> EndpointKind {
+        let mut settings =
+            self.bucket(ObjectStoreKind::S3, &shape.bucket, shape.path.as_ref(), place);
+        if shape.access_key.is_some() != shape.secret_key.is_some() {
+            let message = "`access_key` and `secret_key` belong together";
+            self.problem(place.0, &key.span, message);
+        }
+        settings.region.clone_from(&shape.region);
+        settings.profile.clone_from(&shape.profile);
+        settings.endpoint = self.url(shape.endpoint.as_ref(), place);
+        settings.path_style = shape.path_style;
+        settings.access_key.clone_from(&shape.access_key);
+        settings.secret_key.clone_from(&shape.secret_key);
+        settings.part_bytes = self.part_size(shape.part_size.as_ref(), place);
+        EndpointKind::Object(Box::new(settings))
+    }
+
+    fn azure(&mut self, shape: &AzureShape, place: Place<'_>) -> EndpointKind {
+        let mut settings =
+            self.bucket(ObjectStoreKind::Azure, &shape.container, shape.path.as_ref(), place);
+        settings.account = Some(shape.account.clone());
+        settings.endpoint = self.url(shape.endpoint.as_ref(), place);
+        settings.access_key.clone_from(&shape.access_key);
+        settings.part_bytes = self.part_size(shape.part_size.as_ref(), place);
+        EndpointKind::Object(Box::new(settings))
+    }
+
+    fn bucket(
+        &mut self,
+        store: ObjectStoreKind,
+        bucket: &At<String>,
+        path: Option<&At<String>>,
+        place: Place<'_>,
+    ) -> ObjectSettings {
+        if bucket.value.is_empty() || bucket.value.contains(['/', ' ', ':']) {
+            let help = "write its name alone; a prefix in it has the key `path`";
+            let message = format!("`{}` is not a bucket", bucket.value);
+            self.helped(place.of("bucket"), &bucket.span, message, help);
+        }
+        let prefix = path.map(|path| path.value.trim_matches('/').to_owned()).unwrap_or_default();
+        ObjectSettings::new(store, bucket.value.clone(), prefix)
+    }
+
+    fn url(&mut self, url: Option<&At<String>>, place: Place<'_>) -> Option<String> {
+        let url = url?;
+        let rest = url.value.strip_prefix("https://").or_else(|| url.value.strip_prefix("http://"));
+        match rest {
+            Some(rest) if rest.contains('@') => {
+                let mut problem = Problem::new("no user and no password may stand in the URL")
+                    .in_place(place.of("endpoint"))
+                    .at(Some(url.span.clone()));
+                problem.hides_span = true;
+                self.problems.push(problem);
+            }
+            Some(rest) if !rest.is_empty() => {}
+            _ => {
+                let message = format!("`{}` is not a URL", url.value);
+                let help = "write https://host or http://host:port";
+                self.helped(place.of("endpoint"), &url.span, message, help);
+            }
+        }
+        Some(url.value.clone())
+    }
+
+    fn part_size(&mut self, size: Option<&At<ByteSize>>, place: Place<'_>) -> Option<u64> {
+        let size = size?;
+        if !PART_BYTES.contains(&size.value.0) {
+            let message = "parts have between 5MiB and 5GiB";
+            self.problem(place.of("part_size"), &size.span, message);
+        }
+        Some(size.value.0)
+    }
+
+    fn limits(&mut self, shape: &LimitsShape, place: Place<'_>) -> Limits {
+        let mut count = |name: &str, value: &Option<At<u32>>, most: u32| {
+            let value = value.as_ref()?;
+            if value.value == 0 || value.value > most {
+                let message = format!("this has to be between 1 and {most}");
+                self.problem(place.of(&format!("limits.{name}")), &value.span, message);
+            }
+            usize::try_from(value.value).ok()
+        };
+        let connections = count("connections", &shape.connections, 256);
+        let transfers = count("transfers", &shape.transfers, 1_024);
+        Limits {
+            connections,
+            transfers,
+            bandwidth_bytes_per_second: self
+                .bandwidth(shape.bandwidth.as_ref(), &place.of("limits.bandwidth")),
+        }
+    }
+
+    fn bandwidth(&mut self, value: Option<&At<ByteSize>>, place: &str) -> Option<u64> {
+        let value = value?;
+        if value.value.0 < 1024 {
+            self.problem(place, &value.span, "this has to be at least 1KiB a second");
+        }
+        Some(value.value.0)
+    }
+
+    fn job(&mut self, key: &Key, shape: JobShape, place: Place<'_>) -> Option<Job> {
+        let watch = self.watch(&shape.watch, key, place);
+        let filter = self.filter(&shape.matching, place);
+        let to = self.destination(&shape.to, place);
+        let retry = self.retry(&shape.retry, place);
+        let bandwidth = self.bandwidth(shape.bandwidth.as_ref(), &place.of("bandwidth"));
+        let after = self.after(shape.after.as_ref(), place);
+        if shape.steps.value.len() > knarr_steps::MAX_STEPS {
+            let message = format!("at most {} steps are possible", knarr_steps::MAX_STEPS);
+            self.problem(place.of("steps"), &shape.steps.span, message);
+        }
+        if let Some(deletes) = &shape.deletes
+            && deletes.value == Deletes::Mirror
+            && after != After::Keep
+        {
+            self.helped(
+                place.of("deletes"),
+                &deletes.span,
+                "`mirror` would delete what was just delivered, as `after` takes it away at the source"
+                    .to_owned(),
+                "use `deletes: keep`, or `after: keep`",
+            );
+        }
+        let pause = |pause: Option<&At<Span>>, usual| pause.map_or(usual, |span| span.value.0);
+        let rescan = pause(shape.rescan.as_ref(), HOUR);
+        if rescan < LEAST_RESCAN {
+            let span = shape.rescan.as_ref().map_or(0..0, |span| span.span.clone());
+            self.problem(place.of("rescan"), &span, "this has to be at least 1s");
+        }
+        let time_zone = match &shape.timezone {
+            None => jiff::tz::TimeZone::system(),
+            Some(zone) => jiff::tz::TimeZone::get(&zone.value).unwrap_or_else(|_unknown| {
+                let message = format!("`{}` is not a time zone", zone.value);
+                let help = "write a name such as Europe/Berlin or UTC";
+                self.helped(place.of("timezone"), &zone.span, message, help);
+                jiff::tz::TimeZone::UTC
+            }),
+        };
+        Some(Job {
+            name: key.name.clone(),
+            watch,
+            filter: filter?,
+            temporary: shape.matching.temporary.unwrap_or_default(),
+            settle: shape.matching.settle.map(|span| span.0),
+            steps: shape.steps.value,
+            to: to?,
+            after,
+            deletes: shape.deletes.map(|deletes| deletes.value).unwrap_or_default(),
+            if_exists: shape.if_exists.unwrap_or_default(),
+            symlinks: shape.symlinks.unwrap_or_default(),
+            verify: shape.verify,
+            bandwidth_bytes_per_second: bandwidth,
+            retry,
+            rescan,
+            verify_destination: pause(shape.verify_destination.as_ref(), DAY),
+            time_zone,
+        })
+    }
+
+    fn watch(&mut self, watch: &Many<At<String>>, key: &Key, place: Place<'_>) -> Vec<PathBuf> {
+        if watch.0.is_empty() {
+            self.problem(place.of("watch"), &key.span, "no directory is named");
+        }
+        let mut paths: Vec<PathBuf> = Vec::new();
+        for directory in &watch.0 {
+            let written = &directory.value;
+            if written.contains("://") || matches!(Location::parse(written), Ok(Location::Endpoint { .. })) {
+                let mut problem = Problem::new("only local directories can be watched")
+                    .in_place(place.of("watch"))
+                    .at(Some(directory.span.clone()));
+                problem.hides_span = written.contains('@');
+                self.problems.push(problem);
+                continue;
+            }
+            let path = self.path(written);
+            if let Some(other) = paths
+                .iter()
+                .find(|other| path.starts_with(other) || other.starts_with(&path))
+            {
+                let message = format!("{} overlaps {}", path.display(), other.display());
+                self.problem(place.of("watch"), &directory.span, message);
+            }
+            paths.push(path);
+        }
+        paths
+    }
+
+    fn filter(&mut self, shape: &MatchShape, place: Place<'_>) -> Option<Filter> {
+        let mut good = true;
+        for (name, globs) in [("include", &shape.include), ("exclude", &shape.exclude)] {
+            for glob in &globs.0 {
+                if let Err(error) = Filter::new([glob.value.as_str()], []) {
+                    let place = place.of(&format!("match.{name}"));
+                    self.problem(place, &glob.span, error.to_string());
+                    good = false;
+                }
+            }
+        }
+        if let Some(most) = &shape.max_size
+            && shape.min_size.is_some_and(|least| least.0 > most.value.0)
+        {
+            let message = "this is less than `min_size`, so no file matches";
+            self.problem(place.of("match.max_size"), &most.span, message);
+        }
+        if let Some(most) = &shape.max_age
+            && shape.min_age.is_some_and(|least| least.0 > most.value.0)
+        {
+            let message = "this is less than `min_age`, so no file matches";
+            self.problem(place.of("match.max_age"), &most.span, message);
+        }
+        if !good {
+            return None;
+        }
+        let temporary: &[&str] = match shape.temporary.unwrap_or_default() {
+            TemporaryFiles::Ignore => &TEMPORARY_NAMES,
+            TemporaryFiles::Take => &[],
+        };
+        let include = shape.include.0.iter().map(|glob| glob.value.as_str());
+        let exclude = shape.exclude.0.iter().map(|glob| glob.value.as_str());
+        let mut filter = Filter::new(include, exclude.chain(temporary.iter().copied())).ok()?;
+        filter.min_size = shape.min_size.map(|size| size.0);
+        filter.max_size = shape.max_size.as_ref().map(|size| size.value.0);
+        filter.min_age = shape.min_age.map(|span| span.0);
+        filter.max_age = shape.max_age.as_ref().map(|span| span.value.0);
+        Some(filter)
+    }
+
+    fn destination(&mut self, to: &At<String>, place: Place<'_>) -> Option<Destination> {
+        let (base, template) = split_destination(&to.value);
+        let template = Template::parse(template)
+            .map_err(|error| self.problem(place.of("to"), &to.span, error.to_string()));
+        let base = match Location::parse(base) {
+            Ok(location) => self.known_place(location, to, place),
+            Err(error) => {
+                let mut problem = Problem::new(error.to_string())
+                    .in_place(place.of("to"))
+                    .at(Some(to.span.clone()));
+                if error == LocationError::Password {
+                    problem = problem.hiding_span();
+                }
+                self.problems.push(problem);
+                None
+            }
+        };
+        Some(Destination {
+            base: base?,
+            template: template.ok()?,
+        })
+    }
+
+    /// The location with its path made absolute, if its endpoint exists.
+    fn known_place(&mut self, location: Location, to: &At<String>, place: Place<'_>) -> Option<Location> {
+        match location {
+            Location::Local { path } => Some(Location::Local {
+                path: self.path(&path).to_string_lossy().into_owned(),
+            }),
+            Location::Endpoint { name, path } => {
+                if self.endpoint_names.contains(&name) {
+                    return Some(Location::Endpoint { name, path });
+                }
+                let known: Vec<&str> = self.endpoint_names.iter().map(String::as_str).collect();
+                let help = if known.is_empty() {
+                    "name it under `endpoints`".to_owned()
+                } else {
+                    suggest::help(&name, &known, "known endpoints")
+                };
+                let message = format!("there is no endpoint `{name}`");
+                self.helped(place.of("to"), &to.span, message, &help);
+                None
+            }
+            other @ (Location::Sftp { .. } | Location::Object { .. }) => Some(other),
+        }
+    }
+
+    fn after(&mut self, after: Option<&At<After>>, place: Place<'_>) -> After {
+        let Some(after) = after else {
+            return After::Keep;
+        };
+        if let After::Move(directory) = &after.value {
+            let trimmed = directory.strip_suffix('/').unwrap_or(directory);
+            if let Err(error) = RelPath::new(trimmed.as_bytes()) {
+                let message = match error {
+                    PathError::Absolute => "this has to be relative to the watched directory".to_owned(),
+                    other => other.to_string(),
+                };
+                self.problem(place.of("after.move"), &after.span, message);
+            }
+        }
+        after.value.clone()
+    }
+
+    fn retry(&mut self, shape: &RetryShape, place: Place<'_>) -> RetryPolicy {
+        let usual = RetryPolicy::default();
+        let pause = |pause: Option<&At<Span>>, usual| pause.map_or(usual, |span| span.value.0);
+        let from = pause(shape.from.as_ref(), usual.from);
+        let to = pause(shape.to.as_ref(), usual.to.max(from));
+        let attempts = shape.attempts.as_ref();
+        if let Some(attempts) = attempts.filter(|attempts| attempts.value == 0) {
+            let message = "this has to be at least 1";
+            self.problem(place.of("retry.attempts"), &attempts.span, message);
+        }
+        if let Some(longest) = shape.to.as_ref().filter(|_longest| to < from) {
+            let message = "the longest pause is shorter than the first";
+            self.problem(place.of("retry.to"), &longest.span, message);
+        }
+        RetryPolicy {
+            attempts: attempts.map_or(usual.attempts, |attempts| attempts.value),
+            from,
+            to,
+        }
+    }
+
+    /// A local path, from the root: `~/` is the home, the rest is relative to the configuration.
+    fn path(&self, written: &str) -> PathBuf {
+        let written = written.strip_prefix("file://").unwrap_or(written);
+        let path = match (written.strip_prefix("~/"), self.bases.home) {
+            (Some(below), Some(home)) => home.join(below),
+            _ if written == "~" => self.bases.home.map_or_else(|| PathBuf::from("~"), Path::to_owned),
+            _ => self.bases.directory.join(written),
+        };
+        normal(&path)
+    }
+}
+
+/// What stands before the first component with a placeholder, and the rest.
+fn split_destination(text: &str) -> (&str, &str) {
+    let Some(brace) = text.find(['{', '}']) else {
+        return (text, "");
+    };
+    let (before, _after) = text.split_at_checked(brace).unwrap_or((text, ""));
+    // `endpoint:{name}` has no slash before the brace: the colon ends the base.
+    let base_bytes = before
+        .rfind('/')
+        .or_else(|| before.rfind(':'))
+        .map_or(0, |position| position + 1);
+    match text.split_at_checked(base_bytes) {
+        Some(("", template)) => (".", template),
+        Some(parts) => parts,
+        None => (text, ""),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_destination;
+
+    #[test]
+    fn the_base_ends_before_the_first_placeholder() {
+        for (text, base, template) in [
+            ("/srv/out", "/srv/out", ""),
+            ("/srv/out/", "/srv/out/", ""),
+            ("archive:raw/{mtime:%Y/%m/%d}/", "archive:raw/", "{mtime:%Y/%m/%d}/"),
+            ("archive:{name}", "archive:", "{name}"),
+            ("/srv/x-{name}/y", "/srv/", "x-{name}/y"),
+            ("s3://bucket/{dir}/{name}", "s3://bucket/", "{dir}/{name}"),
+            ("{name}", ".", "{name}"),
+        ] {
+            assert_eq!(split_destination(text), (base, template), "{text}");
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The configuration as it is meant: checked, complete, with absolute paths.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use knarr_core::filter::Filter;
+use knarr_core::job::{After, Deletes, Verify};
+use knarr_core::location::{Location, ObjectStoreKind};
+use knarr_core::plan::{IfExists, SymlinkPolicy};
+use knarr_core::retry::RetryPolicy;
+use knarr_core::template::Template;
+use knarr_steps::StepSpec;
+
+pub use crate::config::shape::{SecretSource, TemporaryFiles};
+
+/// A whole configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// The file it was read from, if there was one.
+    pub file: Option<PathBuf>,
+    /// The name of this node, if the file gives it one.
+    pub node_name: Option<String>,
+    /// The state directory, if the file names one; absolute.
+    pub state: Option<PathBuf>,
+    /// The endpoints by name.
+    pub endpoints: BTreeMap<String, Endpoint>,
+    /// The jobs by name.
+    pub jobs: BTreeMap<String, Job>,
+}
+
+/// A place: its kind and how to reach it.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Its name.
+    pub name: String,
+    /// Where it is.
+    pub kind: EndpointKind,
+    /// What it may be asked for at once.
+    pub limits: Limits,
+    /// How deliveries to it are verified.
+    pub verify: Option<Verify>,
+}
+
+/// Where an endpoint is.
+#[derive(Debug, Clone)]
+pub enum EndpointKind {
+    /// A directory of this machine; absolute.
+    Local(PathBuf),
+    /// A directory on an SFTP server.
+    Sftp(Box<SftpSettings>),
+    /// A prefix in a bucket.
+    Object(Box<ObjectSettings>),
+}
+
+/// What one endpoint may be asked for at once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// The most connections; at least 1.
+    pub connections: Option<usize>,
+    /// The most files in flight; at least 1.
+    pub transfers: Option<usize>,
+    /// The most bytes a second; at least 1.
+    pub bandwidth_bytes_per_second: Option<u64>,
+}
+
+/// How to reach a directory on an SFTP server. Nothing here is a secret itself.
+#[derive(Debug, Clone, Default)]
+pub struct SftpSettings {
+    /// A host name, an address, or a `Host` of `~/.ssh/config`.
+    pub host: String,
+    /// The port, if it is given.
+    pub port: Option<u16>,
+    /// The user, if it is given.
+    pub user: Option<String>,
+    /// The directory that paths are relative to; empty for the user's home.
+    pub path: String,
+    /// The password.
+    pub password: Option<SecretSource>,
+    /// Private key files; absolute.
+    pub keys: Vec<PathBuf>,
+    /// The passphrase of encrypted keys.
+    pub passphrase: Option<SecretSource>,
+    /// Whether to ask the agent; nothing means: if one is there.
+    pub agent: Option<bool>,
+    /// The answer to keyboard-interactive prompts.
+    pub keyboard_interactive: Option<SecretSource>,
+    /// Fingerprints of host keys, `SHA256:…`; if there are any, no other key is accepted.
+    pub host_keys: Vec<String>,
+    /// The file of known hosts, instead of the usual ones; absolute.
+    pub known_hosts: Option<PathBuf>,
+}
+
+/// How to reach a prefix in a bucket. Nothing here is a secret itself.
+#[derive(Debug, Clone)]
+pub struct ObjectSettings {
+    /// Which kind of store.
+    pub store: ObjectStoreKind,
+    /// The bucket or container.
+    pub bucket: String,
+    /// The prefix that paths are relative to, without slashes at its ends.
+    pub prefix: String,
+    /// The region, if it is given.
+    pub region: Option<String>,
+    /// The profile of `~/.aws/config`.
+    pub profile: Option<String>,
+    /// The URL of a compatible store.
+    pub endpoint: Option<String>,
+    /// Whether the bucket stands in the path rather than in the host name.
+    pub path_style: Option<bool>,
+    /// The account (Azure).
+    pub account: Option<String>,
+    /// The access key (S3, Azure).
+    pub access_key: Option<SecretSource>,
+    /// The secret key (S3).
+    pub secret_key: Option<SecretSource>,
+    /// The JSON key of a service account (Google).
+    pub service_account: Option<SecretSource>,
+    /// The size of parts in bytes.
+    pub part_bytes: Option<u64>,
+}
+
+impl ObjectSettings {
+    /// A prefix in a bucket, with all the rest from the environment.
+    #[must_use]
+    pub const fn new(store: ObjectStoreKind, bucket: String, prefix: String) -> Self {
+        Self {
+            store,
+            bucket,
+            prefix,
+            region: None,
+            profile: None,
+            endpoint: None,
+            path_style: None,
+            account: None,
+            access_key: None,
+            secret_key: None,
+            service_account: None,
+            part_bytes: None,
+        }
+    }
+}
+
+/// A job that watches directories and delivers what comes.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Its name.
+    pub name: String,
+    /// The directories; absolute, none inside another.
+    pub watch: Vec<PathBuf>,
+    /// Which files are meant, with the temporary names left out as `temporary` says.
+    pub filter: Filter,
+    /// What to do with temporary names.
+    pub temporary: TemporaryFiles,
+    /// How long a file must not have changed, where nothing better says that it is complete.
+    pub settle: Option<Duration>,
+    /// What is done to the content on its way.
+    pub steps: Vec<StepSpec>,
+    /// Where to.
+    pub to: Destination,
+    /// What becomes of the source.
+    pub after: After,
+    /// What a deletion at the source means.
+    pub deletes: Deletes,
+    /// What to do when something is there already.
+    pub if_exists: IfExists,
+    /// What to do with symbolic links.
+    pub symlinks: SymlinkPolicy,
+    /// How deliveries are verified; nothing for what the endpoint says.
+    pub verify: Option<Verify>,
+    /// The most bytes a second.
+    pub bandwidth_bytes_per_second: Option<u64>,
+    /// How failed attempts are repeated.
+    pub retry: RetryPolicy,
+    /// How often everything is looked at again.
+    pub rescan: Duration,
+    /// How often the destination is looked at.
+    pub verify_destination: Duration,
+    /// The zone of dates in the destination.
+    pub time_zone: TimeZone,
+}
+
+/// A directory somewhere, and the template of the paths below it.
+#[derive(Debug, Clone)]
+pub struct Destination {
+    /// The directory: what stood before the first placeholder. Local paths are absolute.
+    pub base: Location,
+    /// The rest.
+    pub template: Template,
+}

@@ -1,0 +1,5 @@
+//! The command line as a whole, run as a program.
+
+mod configuration;
+mod help;
+mod program;
