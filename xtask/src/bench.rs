@@ -163,6 +163,7 @@ fn measure_all(options: &Options, rows: &[Row], kept: &Path) -> Outcome {
         Some(program) => program.clone(),
         None => knarr::build()?,
     };
+    measure::adopt_orphans()?;
     let memory = Space::below(Path::new("/dev/shm"))?;
     // The testkit's servers put their data into the temporary directory.
     let servers = memory.fresh("servers")?;

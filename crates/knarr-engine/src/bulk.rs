@@ -42,7 +42,11 @@ impl Bulk {
     pub(crate) fn between(context: &Context) -> Option<Self> {
         context.source.as_local()?;
         context.destination.as_local()?;
-        Some(Self { waiting: Vec::new(), bytes: 0, turns: Arc::new(Semaphore::new(2)) })
+        Some(Self {
+            waiting: Vec::new(),
+            bytes: 0,
+            turns: Arc::new(Semaphore::new(2)),
+        })
     }
 
     /// Whether `put` may go through the lane.
@@ -77,7 +81,10 @@ struct Watch<'a>(&'a Context);
 
 impl CopyObserver for Watch<'_> {
     fn copied_bytes(&self, count: u64) {
-        self.0.observer.event(&Event::Progress { path: None, bytes: count });
+        self.0.observer.event(&Event::Progress {
+            path: None,
+            bytes: count,
+        });
     }
 
     fn is_cancelled(&self) -> bool {
@@ -115,8 +122,11 @@ pub(crate) async fn copy(
     for (put, result) in batch.into_iter().zip(results) {
         match result {
             Ok(copied) => {
-                let action =
-                    if put.replaces.is_some() { Action::Updated } else { Action::Created };
+                let action = if put.replaces.is_some() {
+                    Action::Updated
+                } else {
+                    Action::Created
+                };
                 record(context, &put, &copied, action, each, &mut changes);
                 done.push((put, action));
             }
@@ -183,7 +193,9 @@ fn record(
     microseconds: u64,
     changes: &mut Vec<Change>,
 ) {
-    let mut custody = context.journal.custody(action, &copied.source, Side::Destination);
+    let mut custody = context
+        .journal
+        .custody(action, &copied.source, Side::Destination);
     custody.moved_bytes = copied.source.size;
     custody.duration_microseconds = microseconds;
     custody.source_hash = copied.source.hash;
@@ -195,8 +207,13 @@ fn record(
     }
     Tally::add(&context.tally.sent, copied.source.size);
     let there = &copied.destination.entry;
-    let synced =
-        put::synced(Side::Destination, &copied.source, there, &put.entry.path, copied.source.hash);
+    let synced = put::synced(
+        Side::Destination,
+        &copied.source,
+        there,
+        &put.entry.path,
+        copied.source.hash,
+    );
     changes.push(Change::Synced(Box::new(synced)));
     changes.push(Change::Custody(Box::new(custody)));
 }

@@ -60,12 +60,28 @@ impl Checkpoints {
                 })
                 .map(drop)
             }
-            CheckpointUpdate::Advanced { offset } => {
-                self.add(tx, Part { number: OFFSET, receipt: String::new(), checksum: None, size: offset })
-            }
-            CheckpointUpdate::PartDone(PartDone { number, size, receipt }) => {
-                self.add(tx, Part { number, receipt, checksum: None, size })
-            }
+            CheckpointUpdate::Advanced { offset } => self.add(
+                tx,
+                Part {
+                    number: OFFSET,
+                    receipt: String::new(),
+                    checksum: None,
+                    size: offset,
+                },
+            ),
+            CheckpointUpdate::PartDone(PartDone {
+                number,
+                size,
+                receipt,
+            }) => self.add(
+                tx,
+                Part {
+                    number,
+                    receipt,
+                    checksum: None,
+                    size,
+                },
+            ),
             CheckpointUpdate::Forgotten => clear(tx, &self.endpoint, &self.path),
         }
     }
@@ -92,8 +108,11 @@ pub(crate) async fn find(of: &Checkpoints) -> Result<Option<ResumeState>, StoreE
             let Some(upload) = uploads.iter().find(same) else {
                 return Ok(None);
             };
-            let mut resume =
-                ResumeState { state: upload.begun_as.upload.clone(), offset: 0, parts: Vec::new() };
+            let mut resume = ResumeState {
+                state: upload.begun_as.upload.clone(),
+                offset: 0,
+                parts: Vec::new(),
+            };
             for part in reader.parts(upload.id)? {
                 match part.number {
                     OFFSET => resume.offset = part.size,

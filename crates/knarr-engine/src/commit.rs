@@ -32,7 +32,8 @@ impl CommitQueue {
 
     /// Commits `staged`; durable and visible when this returns `Ok`.
     pub(crate) async fn commit(&self, staged: Staged) -> Result<Committed, RemoteError> {
-        let stopped = || RemoteError::new(ErrorKind::Cancelled, "commit", "the commit queue stopped");
+        let stopped =
+            || RemoteError::new(ErrorKind::Cancelled, "commit", "the commit queue stopped");
         let path = staged.path.clone();
         if staged.committer.batch_limit() <= 1 {
             // A batch would gain nothing; every file commits beside the others.
@@ -41,7 +42,10 @@ impl CommitQueue {
             return results.pop().unwrap_or_else(|| Err(stopped().at(&path)));
         }
         let (reply, result) = oneshot::channel();
-        self.sender.send((staged, reply)).await.map_err(|_closed| stopped().at(&path))?;
+        self.sender
+            .send((staged, reply))
+            .await
+            .map_err(|_closed| stopped().at(&path))?;
         result.await.map_err(|_dropped| stopped().at(&path))?
     }
 }
@@ -60,7 +64,9 @@ async fn run(mut receiver: mpsc::Receiver<(Staged, Reply)>) {
         {
             waiting.push_back(next);
         }
-        let Some((first, _)) = waiting.front() else { continue };
+        let Some((first, _)) = waiting.front() else {
+            continue;
+        };
         let committer = Arc::clone(&first.committer);
         let limit = committer.batch_limit().clamp(1, BATCH);
         let mut replies = Vec::new();
@@ -76,7 +82,11 @@ async fn run(mut receiver: mpsc::Receiver<(Staged, Reply)>) {
         }
         waiting = others;
         let results = committer.commit(batch).await;
-        debug_assert_eq!(results.len(), replies.len(), "a committer answers for every item");
+        debug_assert_eq!(
+            results.len(),
+            replies.len(),
+            "a committer answers for every item"
+        );
         for (reply, result) in replies.into_iter().zip(results) {
             // Whoever waited may have been cancelled; the commit stands, and the next look finds it.
             drop(reply.send(result));

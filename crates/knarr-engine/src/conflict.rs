@@ -40,7 +40,13 @@ pub(crate) async fn keep_both(
         match same.await {
             Ok(true) => {
                 let to = conflict.winner.other();
-                adopt(context, to, conflict.winner().clone(), conflict.loser().clone()).await?;
+                adopt(
+                    context,
+                    to,
+                    conflict.winner().clone(),
+                    conflict.loser().clone(),
+                )
+                .await?;
                 return Ok(true);
             }
             Ok(false) => {}
@@ -61,7 +67,9 @@ pub(crate) async fn keep_both(
         },
         aside.path
     );
-    let mut record = context.journal.custody(Action::Conflict, conflict.winner(), loser_side);
+    let mut record = context
+        .journal
+        .custody(Action::Conflict, conflict.winner(), loser_side);
     record.message = Some(message.clone());
     let mut changes = vec![Change::Custody(Box::new(record))];
     if conflict.winner().kind != conflict.loser().kind {
@@ -91,13 +99,17 @@ async fn rename_aside(context: &Context, conflict: &Conflict) -> Result<Entry, R
     let now = remote.stat(&loser.path).await?;
     if !now.is_some_and(|now| loser.fingerprint().still_describes(&now)) {
         let message = "it changed since it was looked at";
-        return Err(RemoteError::new(ErrorKind::Changed, "keep a conflict", message).at(&loser.path));
+        return Err(
+            RemoteError::new(ErrorKind::Changed, "keep a conflict", message).at(&loser.path),
+        );
     }
     let mut aside: RelPath = conflict.conflict_path.clone();
     for number in 2..OTHER_NAMES {
         let taken_there = context.side(conflict.winner).stat(&aside).await?.is_some();
         if !taken_there {
-            let options = RenameOptions { replace: Replace::Nothing };
+            let options = RenameOptions {
+                replace: Replace::Nothing,
+            };
             match remote.rename(&loser.path, &aside, options).await {
                 Err(error) if error.kind == ErrorKind::AlreadyExists => {}
                 other => return other,
@@ -116,9 +128,14 @@ async fn failed(
 ) -> Result<bool, EngineError> {
     let message = crate::error::chain(error);
     let to = conflict.winner.other();
-    let mut record = context.journal.custody(Action::Failed, conflict.winner(), to);
+    let mut record = context
+        .journal
+        .custody(Action::Failed, conflict.winner(), to);
     record.message = Some(message.clone());
-    context.journal.record(vec![Change::Custody(Box::new(record))]).await?;
+    context
+        .journal
+        .record(vec![Change::Custody(Box::new(record))])
+        .await?;
     Tally::add(&context.tally.failed, 1);
     context.trouble(Some(&conflict.source.path), Trouble::Error, &message);
     Ok(false)

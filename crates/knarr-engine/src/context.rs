@@ -59,7 +59,11 @@ impl Context {
 
     /// Tells the observer about trouble.
     pub(crate) fn trouble(&self, path: Option<&RelPath>, kind: Trouble, message: &str) {
-        self.observer.event(&Event::Trouble { path, kind, message });
+        self.observer.event(&Event::Trouble {
+            path,
+            kind,
+            message,
+        });
     }
 
     /// Waits before the next attempt, or says that there is none: not for an error that repeating

@@ -22,7 +22,9 @@ pub enum EngineError {
         source: RemoteError,
     },
     /// Another command works on the same two places.
-    #[error("another knarr command works on the same two locations ({holder}): wait for it, or stop it")]
+    #[error(
+        "another knarr command works on the same two locations ({holder}): wait for it, or stop it"
+    )]
     Busy {
         /// What is known of it.
         holder: String,

@@ -70,7 +70,10 @@ impl Executor {
                 context.trouble(Some(&problem.path), Trouble::Problem, &problem.message);
                 let mut entry = Entry::file(problem.path, 0);
                 entry.kind = problem.kind;
-                let mut record = context.journal.custody(Action::Problem, &entry, Side::Destination);
+                let mut record =
+                    context
+                        .journal
+                        .custody(Action::Problem, &entry, Side::Destination);
                 record.message = Some(problem.message);
                 self.note(Change::Custody(Box::new(record))).await
             }
@@ -79,8 +82,21 @@ impl Executor {
 
     async fn operate(&mut self, operation: Operation) -> Result<(), EngineError> {
         match operation {
-            Operation::Put { to, entry, replaces, beside, compare, phase } => {
-                let put = Put { to, entry, replaces, beside, compare };
+            Operation::Put {
+                to,
+                entry,
+                replaces,
+                beside,
+                compare,
+                phase,
+            } => {
+                let put = Put {
+                    to,
+                    entry,
+                    replaces,
+                    beside,
+                    compare,
+                };
                 if phase == Phase::AfterRemovals {
                     self.last.push(put);
                     return Ok(());
@@ -88,17 +104,32 @@ impl Executor {
                 self.put(put).await
             }
             Operation::Rename { to, from, entry } => {
-                removal::rename(&self.context, to, &from, entry).await.map(drop)
+                removal::rename(&self.context, to, &from, entry)
+                    .await
+                    .map(drop)
             }
-            Operation::Remove { to, seen, blocking: true } => {
-                removal::remove(&self.context, to, vec![seen], "plan").await
-            }
-            Operation::Remove { to, seen, blocking: false } => {
+            Operation::Remove {
+                to,
+                seen,
+                blocking: true,
+            } => removal::remove(&self.context, to, vec![seen], "plan").await,
+            Operation::Remove {
+                to,
+                seen,
+                blocking: false,
+            } => {
                 self.removed += 1;
                 self.removals.push((to, seen));
-                if self.removals.len() >= RECORDS { self.spool().await } else { Ok(()) }
+                if self.removals.len() >= RECORDS {
+                    self.spool().await
+                } else {
+                    Ok(())
+                }
             }
-            Operation::Adopt { source, destination } => {
+            Operation::Adopt {
+                source,
+                destination,
+            } => {
                 Tally::add(&self.context.tally.adopted, 1);
                 let path = source.path.clone();
                 let synced =
@@ -111,7 +142,9 @@ impl Executor {
 
     async fn put(&mut self, put: Put) -> Result<(), EngineError> {
         let bytes = put.entry.size;
-        self.context.observer.event(&Event::Planned { items: 1, bytes });
+        self.context
+            .observer
+            .event(&Event::Planned { items: 1, bytes });
         if let Some(bulk) = &mut self.bulk
             && Bulk::takes(&put)
         {
@@ -141,22 +174,35 @@ impl Executor {
             }
         }
         let context = Arc::clone(&self.context);
-        self.tasks.spawn(async move { bulk::copy(&context, batch, turns).await });
+        self.tasks
+            .spawn(async move { bulk::copy(&context, batch, turns).await });
     }
 
     async fn note(&mut self, change: Change) -> Result<(), EngineError> {
         self.changes.push(change);
-        if self.changes.len() >= RECORDS { self.flush_notes().await } else { Ok(()) }
+        if self.changes.len() >= RECORDS {
+            self.flush_notes().await
+        } else {
+            Ok(())
+        }
     }
 
     async fn flush_notes(&mut self) -> Result<(), EngineError> {
         let changes = std::mem::take(&mut self.changes);
-        if changes.is_empty() { Ok(()) } else { self.context.journal.record(changes).await }
+        if changes.is_empty() {
+            Ok(())
+        } else {
+            self.context.journal.record(changes).await
+        }
     }
 
     async fn spool(&mut self) -> Result<(), EngineError> {
         let removals = std::mem::take(&mut self.removals);
-        if removals.is_empty() { Ok(()) } else { self.context.journal.spool(removals).await }
+        if removals.is_empty() {
+            Ok(())
+        } else {
+            self.context.journal.spool(removals).await
+        }
     }
 
     /// Waits until everything started is done; returns how many removals wait for [`Executor::remove`].
@@ -179,7 +225,10 @@ impl Executor {
     /// # Errors
     /// If the state could not be recorded.
     pub(crate) async fn remove(&mut self, decided_by: &str) -> Result<(), EngineError> {
-        self.context.observer.event(&Event::Planned { items: self.removed, bytes: 0 });
+        self.context.observer.event(&Event::Planned {
+            items: self.removed,
+            bytes: 0,
+        });
         loop {
             if self.context.cancel.is_cancelled() {
                 return Ok(());

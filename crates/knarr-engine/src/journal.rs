@@ -65,7 +65,10 @@ pub(crate) enum Change {
     /// A line of a path's story.
     Custody(Box<CustodyRecord>),
     /// A path needs no work any more, unless it was observed again.
-    Settle { path: RelPath, generation: Generation },
+    Settle {
+        path: RelPath,
+        generation: Generation,
+    },
     /// An upload is through; what was saved to resume it is dropped.
     ClearCheckpoint { to: Side, path: RelPath },
 }
@@ -110,7 +113,12 @@ impl Journal {
                 let pair = tx.pair(&key)?;
                 let begin = |kind: String| {
                     let cause = if kind == "watch" { "watch" } else { "command" }.to_owned();
-                    NewRun { pair: Some(pair), job, kind, cause }
+                    NewRun {
+                        pair: Some(pair),
+                        job,
+                        kind,
+                        cause,
+                    }
                 };
                 let run = kind.map(begin).map(|new| tx.begin_run(&new)).transpose()?;
                 Ok((pair, run))
@@ -154,7 +162,11 @@ impl Journal {
         }
         let applying = Applying {
             pair: self.pair,
-            recognise: if self.two_way { Recognise::Both } else { Recognise::Source },
+            recognise: if self.two_way {
+                Recognise::Both
+            } else {
+                Recognise::Source
+            },
             label: Arc::clone(&self.label),
         };
         self.store
@@ -191,7 +203,11 @@ impl Journal {
     /// Where `path` lies on one side, as a person writes it.
     pub(crate) fn shown_at(&self, side: Side, path: &RelPath) -> String {
         let base = self.label.base(side);
-        if base.ends_with('/') { format!("{base}{path}") } else { format!("{base}/{path}") }
+        if base.ends_with('/') {
+            format!("{base}{path}")
+        } else {
+            format!("{base}/{path}")
+        }
     }
 
     // The synced tree.
@@ -200,7 +216,9 @@ impl Journal {
     pub(crate) fn synced_cursor(
         &self,
     ) -> impl Iterator<Item = Result<Synced, EngineError>> + Send + use<> {
-        self.store.synced_cursor(self.pair, b"").map(|synced| synced.map_err(EngineError::Store))
+        self.store
+            .synced_cursor(self.pair, b"")
+            .map(|synced| synced.map_err(EngineError::Store))
     }
 
     /// All that was agreed on below a directory, or everywhere, in tree order. Blocks.
@@ -227,13 +245,26 @@ impl Journal {
         self.read(move |reader| reader.synced(pair, &path)).await
     }
 
+    /// Whether nothing was ever agreed on.
+    pub(crate) async fn is_first_contact(&self) -> Result<bool, EngineError> {
+        let pair = self.pair;
+        self.read(move |reader| {
+            let mut first: Vec<Synced> = Vec::new();
+            reader.synced_page(pair, b"", 1, &mut first)?;
+            Ok(first.is_empty())
+        })
+        .await
+    }
+
     /// Whether anything was agreed on below a directory.
     pub(crate) async fn has_synced_below(&self, directory: &RelPath) -> Result<bool, EngineError> {
         let (pair, directory) = (self.pair, directory.clone());
         self.read(move |reader| {
             let mut first: Vec<Synced> = Vec::new();
             reader.synced_page(pair, &directory.order_key(Kind::Directory), 1, &mut first)?;
-            Ok(first.first().is_some_and(|synced| synced.path.is_below(&directory)))
+            Ok(first
+                .first()
+                .is_some_and(|synced| synced.path.is_below(&directory)))
         })
         .await
     }
@@ -289,7 +320,8 @@ impl Journal {
         limit: usize,
     ) -> Result<Vec<Dirty>, EngineError> {
         let pair = self.pair;
-        self.read(move |reader| reader.ready(pair, now, &after, limit)).await
+        self.read(move |reader| reader.ready(pair, now, &after, limit))
+            .await
     }
 
     /// When the next path may be worked on that may not be yet, if any.
@@ -298,7 +330,8 @@ impl Journal {
         now: Timestamp,
     ) -> Result<Option<Timestamp>, EngineError> {
         let pair = self.pair;
-        self.read(move |reader| reader.next_ready_after(pair, now)).await
+        self.read(move |reader| reader.next_ready_after(pair, now))
+            .await
     }
 
     /// Takes a path from the queue, unless it was observed again.
@@ -326,7 +359,11 @@ impl Journal {
     }
 
     /// Has a path wait without counting an attempt.
-    pub(crate) async fn postpone(&self, dirty: &Dirty, until: Timestamp) -> Result<(), EngineError> {
+    pub(crate) async fn postpone(
+        &self,
+        dirty: &Dirty,
+        until: Timestamp,
+    ) -> Result<(), EngineError> {
         let (pair, path, generation) = (self.pair, dirty.path.clone(), dirty.generation);
         self.store
             .transact(move |tx| tx.postpone(pair, &path, generation, until).map(drop))
@@ -356,7 +393,8 @@ impl Journal {
     /// How many paths of the queue are gone at the source, and how many were delivered in all.
     pub(crate) async fn gone_and_known(&self) -> Result<(u64, u64), EngineError> {
         let pair = self.pair;
-        self.read(move |reader| Ok((reader.count_gone(pair)?, reader.count_synced(pair)?))).await
+        self.read(move |reader| Ok((reader.count_gone(pair)?, reader.count_synced(pair)?)))
+            .await
     }
 
     // Removals and holds.
@@ -381,11 +419,28 @@ impl Journal {
     /// Takes removals off the end of what the run has planned.
     pub(crate) async fn unspool(&self, limit: usize) -> Result<Vec<(Side, Entry)>, EngineError> {
         let run = self.run;
-        let deletions = self.write(move |tx, _| tx.take_deletions(run, limit)).await?;
+        let deletions = self
+            .write(move |tx, _| tx.take_deletions(run, limit))
+            .await?;
         let entry = |deletion: Deletion| {
-            let Fingerprint { kind, size, mtime, identity, link_target } = deletion.seen;
+            let Fingerprint {
+                kind,
+                size,
+                mtime,
+                identity,
+                link_target,
+            } = deletion.seen;
             let (path, hash, mode) = (deletion.path, None, None);
-            Entry { path, kind, size, mtime, identity, hash, mode, link_target }
+            Entry {
+                path,
+                kind,
+                size,
+                mtime,
+                identity,
+                hash,
+                mode,
+                link_target,
+            }
         };
         Ok(deletions
             .into_iter()
@@ -422,7 +477,12 @@ impl Journal {
     pub(crate) async fn hold_deletions(&self, gone: u64, known: u64) -> Result<bool, EngineError> {
         let (run, label, at) = (self.run, Arc::clone(&self.label), self.clock.now());
         self.write(move |tx, pair| {
-            hold_or_approved(tx, pair, (run, &label, at), new_hold(gone, known, MassDeletion::TooMany))
+            hold_or_approved(
+                tx,
+                pair,
+                (run, &label, at),
+                new_hold(gone, known, MassDeletion::TooMany),
+            )
         })
         .await
     }
@@ -456,7 +516,8 @@ impl Journal {
             moved_bytes: report.sent_bytes,
         };
         let run = self.run;
-        self.write(move |tx, _| tx.finish_run(run, event, &counts, None).map(drop)).await
+        self.write(move |tx, _| tx.finish_run(run, event, &counts, None).map(drop))
+            .await
     }
 
     /// Begins to work on a watched directory: what an earlier process had in flight is not any more.
@@ -469,14 +530,21 @@ impl Journal {
         let run = self.run;
         self.write(move |tx, pair| {
             tx.set_in_flight(pair, &[])?;
-            tx.finish_run(run, RunEvent::Finished { failed: 0 }, &RunCounts::default(), None).map(drop)
+            tx.finish_run(
+                run,
+                RunEvent::Finished { failed: 0 },
+                &RunCounts::default(),
+                None,
+            )
+            .map(drop)
         })
         .await
     }
 
     /// Notes what is in flight, for `knarr queue`.
     pub(crate) async fn set_in_flight(&self, files: Vec<InFlight>) -> Result<(), EngineError> {
-        self.write(move |tx, pair| tx.set_in_flight(pair, &files)).await
+        self.write(move |tx, pair| tx.set_in_flight(pair, &files))
+            .await
     }
 
     /// Whether the root of a side is the one it was; it is noted if it is the first or was approved.
@@ -507,7 +575,8 @@ impl Journal {
     /// Whether a part of the directory is polled.
     pub(crate) async fn is_degraded(&self) -> Result<bool, EngineError> {
         let name = degraded_setting(self.pair);
-        self.read(move |reader| Ok(reader.setting(&name)?.is_some())).await
+        self.read(move |reader| Ok(reader.setting(&name)?.is_some()))
+            .await
     }
 
     /// Notes that an endpoint is down.
@@ -527,14 +596,18 @@ impl Journal {
     /// Notes that an endpoint answers.
     pub(crate) async fn endpoint_up(&self, name: &str) -> Result<(), EngineError> {
         let name = name.to_owned();
-        self.write(move |tx, _| tx.set_endpoint(&name, Reachable::Up, None, None)).await
+        self.write(move |tx, _| tx.set_endpoint(&name, Reachable::Up, None, None))
+            .await
     }
 
     async fn read<T: Send + 'static>(
         &self,
         look: impl FnOnce(&knarr_store::Reader<'_>) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, EngineError> {
-        self.store.read_async(look).await.map_err(EngineError::Store)
+        self.store
+            .read_async(look)
+            .await
+            .map_err(EngineError::Store)
     }
 
     async fn write<T: Send + 'static>(
@@ -542,7 +615,10 @@ impl Journal {
         work: impl FnOnce(&mut Tx<'_>, PairId) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, EngineError> {
         let pair = self.pair;
-        self.store.transact(move |tx| work(tx, pair)).await.map_err(EngineError::Store)
+        self.store
+            .transact(move |tx| work(tx, pair))
+            .await
+            .map_err(EngineError::Store)
     }
 }
 
@@ -568,14 +644,24 @@ const fn engine_side(side: knarr_store::synced::Side) -> Side {
 
 fn new_hold(deletes: u64, total: u64, reason: MassDeletion) -> NewHold {
     let (kind, text) = match reason {
-        MassDeletion::TooMany => ("mass deletion", "it would delete more than the brake allows"),
-        MassDeletion::SuspiciouslyEmpty => {
-            ("suspiciously empty", "the source is empty or another than before")
-        }
+        MassDeletion::TooMany => (
+            "mass deletion",
+            "it would delete more than the brake allows",
+        ),
+        MassDeletion::SuspiciouslyEmpty => (
+            "suspiciously empty",
+            "the source is empty or another than before",
+        ),
     };
     // Approved is what was reviewed: as many deletions, for the same reason.
     let digest = ContentHash::of(format!("{kind}/{deletes}").as_bytes());
-    NewHold { kind: kind.to_owned(), deletes, total, reason: text.to_owned(), digest }
+    NewHold {
+        kind: kind.to_owned(),
+        deletes,
+        total,
+        reason: text.to_owned(),
+        digest,
+    }
 }
 
 fn hold_or_approved(
@@ -627,7 +713,10 @@ fn held_record(label: &PairLabel, run: u64, at: Timestamp, hold: &NewHold) -> Cu
         attempt: 1,
         moved_bytes: 0,
         duration_microseconds: 0,
-        message: Some(format!("{} of {} would be deleted: {}", hold.deletes, hold.total, hold.reason)),
+        message: Some(format!(
+            "{} of {} would be deleted: {}",
+            hold.deletes, hold.total, hold.reason
+        )),
         decided_by: "brake".to_owned(),
     }
 }
@@ -649,13 +738,22 @@ impl Applying {
                     tx.remove_synced(pair, [path])?;
                     tracing::trace!(%path, %kind, "forgotten");
                 }
-                Change::RenameSynced { from, to, source, destination } => {
+                Change::RenameSynced {
+                    from,
+                    to,
+                    source,
+                    destination,
+                } => {
                     tx.rename_synced(pair, from, to)?;
                     if let (Some(source), Some(destination)) = (source, destination)
                         && let Some(synced) = tx.synced(pair, to)?
                     {
                         let (source, destination) = (source.clone(), destination.clone());
-                        let synced = Synced { source, destination, ..synced };
+                        let synced = Synced {
+                            source,
+                            destination,
+                            ..synced
+                        };
                         tx.upsert_synced(pair, self.recognise, [&synced])?;
                     }
                 }

@@ -20,10 +20,11 @@ impl PairLock {
     /// # Errors
     /// [`EngineError::Busy`] if another process has it.
     pub(crate) fn acquire(directory: &Path, pair: &PairLabel) -> Result<Self, EngineError> {
-        let io = |path: &Path, source: Box<dyn std::error::Error + Send + Sync>| EngineError::Lock {
-            path: path.to_path_buf(),
-            source,
-        };
+        let io =
+            |path: &Path, source: Box<dyn std::error::Error + Send + Sync>| EngineError::Lock {
+                path: path.to_path_buf(),
+                source,
+            };
         std::fs::create_dir_all(directory).map_err(|error| io(directory, error.into()))?;
         // The same two places in the other direction are the same pair.
         let mut ends = [pair.source.as_str(), pair.destination.as_str()];

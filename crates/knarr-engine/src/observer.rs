@@ -103,10 +103,18 @@ impl Observer for Collecting {
             Event::Started { path, .. } => format!("started {path}"),
             Event::Retry { path, error } => format!("retry {path}: {error}"),
             Event::Finished { path, action, .. } => format!("{} {path}", action.name()),
-            Event::Trouble { path: Some(path), kind, message } => {
+            Event::Trouble {
+                path: Some(path),
+                kind,
+                message,
+            } => {
                 format!("{kind:?} {path}: {message}")
             }
-            Event::Trouble { path: None, kind, message } => format!("{kind:?}: {message}"),
+            Event::Trouble {
+                path: None,
+                kind,
+                message,
+            } => format!("{kind:?}: {message}"),
         };
         if let Ok(mut lines) = self.0.lock() {
             lines.push(line);

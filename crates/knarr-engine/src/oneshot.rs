@@ -8,12 +8,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use knarr_core::Clock;
 use knarr_core::filter::Filter;
 use knarr_core::job::{After, Verify};
 use knarr_core::plan::{Brake, Decision, MassDeletion, Mode, Policy};
 use knarr_core::retry::RetryPolicy;
 use knarr_core::run::{Run, RunEvent, RunState};
-use knarr_core::Clock;
 use knarr_remote::{MtimeSupport, Remote};
 use knarr_store::Store;
 use tokio::sync::Semaphore;
@@ -153,7 +153,11 @@ impl OneShot {
     ///
     /// # Errors
     /// As [`OneShot::run`], or the first error of `each`.
-    pub async fn plan<F>(self, environment: &Environment, mut each: F) -> Result<Planned, EngineError>
+    pub async fn plan<F>(
+        self,
+        environment: &Environment,
+        mut each: F,
+    ) -> Result<Planned, EngineError>
     where
         F: FnMut(Decision) -> Result<(), EngineError> + Send,
     {
@@ -203,10 +207,7 @@ pub(crate) struct Outcome {
 }
 
 impl Prepared {
-    pub(crate) async fn new(
-        spec: OneShot,
-        environment: &Environment,
-    ) -> Result<Self, EngineError> {
+    pub(crate) async fn new(spec: OneShot, environment: &Environment) -> Result<Self, EngineError> {
         let label = spec.label();
         let lock = PairLock::acquire(&environment.locks, &label)?;
         let journal = Journal::open(environment, &label, Some(&spec.command)).await?;
@@ -232,7 +233,13 @@ impl Prepared {
             tally: Tally::default(),
             tasks: tasks.clone(),
         });
-        Ok(Self { context, spec, approved, tasks, _lock: lock })
+        Ok(Self {
+            context,
+            spec,
+            approved,
+            tasks,
+            _lock: lock,
+        })
     }
 
     async fn look_and_move(&self) -> Result<Outcome, EngineError> {
@@ -253,11 +260,17 @@ impl Prepared {
         let planned = planning.finish()?;
         let held = self.held(&planned, removals);
         if context.cancel.is_cancelled() {
-            return Ok(Outcome { planned, held: None });
+            return Ok(Outcome {
+                planned,
+                held: None,
+            });
         }
         if let Some(reason) = held {
             context.journal.hold(removals, &planned, reason).await?;
-            return Ok(Outcome { planned, held: Some((reason, removals)) });
+            return Ok(Outcome {
+                planned,
+                held: Some((reason, removals)),
+            });
         }
         let approved = self.approved.as_ref().or(self.spec.approved_by.as_ref());
         let decided_by = approved.map_or("plan", String::as_str);
@@ -265,7 +278,10 @@ impl Prepared {
         if moving {
             executor.remove_source_directories(directories).await?;
         }
-        Ok(Outcome { planned, held: None })
+        Ok(Outcome {
+            planned,
+            held: None,
+        })
     }
 
     /// Plans anew and compares, decision by decision.
@@ -302,7 +318,10 @@ impl Prepared {
         executor.settle().await?;
         // Whoever reviewed the plan has seen what it removes.
         executor.remove("reviewed plan").await?;
-        Ok(Outcome { planned, held: None })
+        Ok(Outcome {
+            planned,
+            held: None,
+        })
     }
 
     fn look(&self, collect_directories: bool) -> Look<'_> {
@@ -337,7 +356,13 @@ impl Prepared {
         self,
         outcome: Result<Outcome, EngineError>,
     ) -> Result<Report, EngineError> {
-        let Self { context, spec: _, approved: _, tasks, _lock } = self;
+        let Self {
+            context,
+            spec: _,
+            approved: _,
+            tasks,
+            _lock,
+        } = self;
         let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let tally = &context.tally;
         let failed = get(&tally.failed);
@@ -345,15 +370,18 @@ impl Prepared {
             Err(_) => RunEvent::Failed,
             Ok(_) if context.cancel.is_cancelled() => RunEvent::Interrupted,
             Ok(outcome) if outcome.held.is_some() => RunEvent::Held,
-            Ok(outcome) => {
-                RunEvent::Finished { failed: failed + outcome.planned.counts.source_incomplete }
-            }
+            Ok(outcome) => RunEvent::Finished {
+                failed: failed + outcome.planned.counts.source_incomplete,
+            },
         };
         let state = Run::begin()
             .apply(event)
             .map_err(|_illegal| EngineError::Internal("a run ended twice"))?
             .state();
-        let counts = outcome.as_ref().map(|outcome| outcome.planned.counts).unwrap_or_default();
+        let counts = outcome
+            .as_ref()
+            .map(|outcome| outcome.planned.counts)
+            .unwrap_or_default();
         let held = outcome.as_ref().ok().and_then(|outcome| outcome.held);
         let report = Report {
             run: context.journal.run(),
@@ -385,7 +413,12 @@ impl Prepared {
 
 /// The policy, fitted to what the two places can do.
 pub(crate) fn adjusted(spec: &OneShot) -> Policy {
-    adjusted_policy(spec.policy.clone(), &spec.source, &spec.destination, &spec.after)
+    adjusted_policy(
+        spec.policy.clone(),
+        &spec.source,
+        &spec.destination,
+        &spec.after,
+    )
 }
 
 /// The same for a policy that is not part of a command.
@@ -395,18 +428,24 @@ pub(crate) fn adjusted_policy(
     destination: &Arc<dyn Remote>,
     after: &After,
 ) -> Policy {
-    let (source, destination) =
-        (&source.describe().capabilities, &destination.describe().capabilities);
+    let (source, destination) = (
+        &source.describe().capabilities,
+        &destination.describe().capabilities,
+    );
     let mut tolerance = 0;
     for capabilities in [source, destination] {
         match capabilities.mtime {
-            MtimeSupport::Kept { precision_nanoseconds } => {
+            MtimeSupport::Kept {
+                precision_nanoseconds,
+            } => {
                 tolerance = tolerance.max(precision_nanoseconds.saturating_sub(1));
             }
             MtimeSupport::OwnTime => policy.mtimes_comparable = false,
         }
     }
-    policy.mtime_tolerance = policy.mtime_tolerance.max(std::time::Duration::from_nanos(tolerance));
+    policy.mtime_tolerance = policy
+        .mtime_tolerance
+        .max(std::time::Duration::from_nanos(tolerance));
     policy.directories = source.directories && destination.directories;
     let links = match policy.mode {
         Mode::TwoWay => source.symlinks && destination.symlinks,

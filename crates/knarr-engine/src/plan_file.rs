@@ -51,7 +51,11 @@ impl<W: Write> PlanWriter<W> {
     pub fn begin(mut out: W, header: &Header) -> std::io::Result<Self> {
         serde_json::to_writer(&mut out, header)?;
         out.write_all(b"\n")?;
-        Ok(Self { out, hasher: blake3::Hasher::new(), decisions: 0 })
+        Ok(Self {
+            out,
+            hasher: blake3::Hasher::new(),
+            decisions: 0,
+        })
     }
 
     /// Adds a decision.
@@ -71,8 +75,10 @@ impl<W: Write> PlanWriter<W> {
     /// # Errors
     /// If it cannot be written.
     pub fn finish(mut self) -> std::io::Result<W> {
-        let footer =
-            Footer { decisions: self.decisions, hash: ContentHash::from(self.hasher.finalize()) };
+        let footer = Footer {
+            decisions: self.decisions,
+            hash: ContentHash::from(self.hasher.finalize()),
+        };
         serde_json::to_writer(&mut self.out, &footer)?;
         self.out.write_all(b"\n")?;
         self.out.flush()?;
@@ -96,8 +102,13 @@ impl<R: BufRead> PlanReader<R> {
     /// # Errors
     /// [`EngineError::PlanFile`].
     pub fn open(input: R) -> Result<(Header, Self), EngineError> {
-        let mut reader =
-            Self { input, hasher: blake3::Hasher::new(), line: 0, decisions: 0, ended: false };
+        let mut reader = Self {
+            input,
+            hasher: blake3::Hasher::new(),
+            line: 0,
+            decisions: 0,
+            ended: false,
+        };
         let line = reader.read_line()?;
         let header: Header = reader.parse(&line)?;
         if header.knarr_plan != VERSION {
@@ -122,9 +133,17 @@ impl<R: BufRead> PlanReader<R> {
         if line.starts_with(b"{\"decisions\"") {
             let footer: Footer = self.parse(&line)?;
             let hash = ContentHash::from(self.hasher.finalize());
-            if footer != (Footer { decisions: self.decisions, hash }) {
+            if footer
+                != (Footer {
+                    decisions: self.decisions,
+                    hash,
+                })
+            {
                 let reason = "the plan was changed after it was made".to_owned();
-                return Err(EngineError::PlanFile { line: self.line, reason });
+                return Err(EngineError::PlanFile {
+                    line: self.line,
+                    reason,
+                });
             }
             self.ended = true;
             return Ok(None);
@@ -136,10 +155,15 @@ impl<R: BufRead> PlanReader<R> {
 
     fn read_line(&mut self) -> Result<Vec<u8>, EngineError> {
         self.line += 1;
-        let failed = |reason: String| EngineError::PlanFile { line: self.line, reason };
+        let failed = |reason: String| EngineError::PlanFile {
+            line: self.line,
+            reason,
+        };
         let mut line = Vec::new();
         let mut limited = std::io::Read::take(&mut self.input, MAX_LINE_BYTES);
-        limited.read_until(b'\n', &mut line).map_err(|error| failed(error.to_string()))?;
+        limited
+            .read_until(b'\n', &mut line)
+            .map_err(|error| failed(error.to_string()))?;
         if line.last() != Some(&b'\n') {
             return Err(failed("the plan is cut off here".to_owned()));
         }
@@ -147,8 +171,10 @@ impl<R: BufRead> PlanReader<R> {
     }
 
     fn parse<'a, T: Deserialize<'a>>(&self, line: &'a [u8]) -> Result<T, EngineError> {
-        serde_json::from_slice(line)
-            .map_err(|error| EngineError::PlanFile { line: self.line, reason: error.to_string() })
+        serde_json::from_slice(line).map_err(|error| EngineError::PlanFile {
+            line: self.line,
+            reason: error.to_string(),
+        })
     }
 }
 
@@ -186,7 +212,13 @@ pub fn describe(decision: &Decision) -> String {
         Side::Source => "←",
     };
     match decision {
-        Decision::Operation(Operation::Put { to, entry, replaces, beside, .. }) => {
+        Decision::Operation(Operation::Put {
+            to,
+            entry,
+            replaces,
+            beside,
+            ..
+        }) => {
             let verb = match (replaces, beside) {
                 (_, Beside::Numbered) => "keep both",
                 (Some(_), Beside::No) => "update",
@@ -235,7 +267,9 @@ mod tests {
             arguments: serde_json::json!({ "source": "a" }),
         };
         let mut writer = PlanWriter::begin(Vec::new(), &header).unwrap();
-        decisions.iter().for_each(|decision| writer.add(decision).unwrap());
+        decisions
+            .iter()
+            .for_each(|decision| writer.add(decision).unwrap());
         writer.finish().unwrap()
     }
 
@@ -270,10 +304,22 @@ mod tests {
         let (a, b) = (put(b"a", 1), put(b"b", 1));
         let said = |reviewed, now| difference(reviewed, now).map(|error| error.to_string());
         assert_eq!(said(Some(&a), Some(&a)), None);
-        assert!(said(Some(&a), Some(&b)).unwrap().contains("\"a\" needs nothing"));
-        assert!(said(Some(&b), Some(&a)).unwrap().contains("\"a\" needs something"));
+        assert!(
+            said(Some(&a), Some(&b))
+                .unwrap()
+                .contains("\"a\" needs nothing")
+        );
+        assert!(
+            said(Some(&b), Some(&a))
+                .unwrap()
+                .contains("\"a\" needs something")
+        );
         let changed = put(b"a", 2);
-        assert!(said(Some(&a), Some(&changed)).unwrap().contains("\"a\" changed"));
+        assert!(
+            said(Some(&a), Some(&changed))
+                .unwrap()
+                .contains("\"a\" changed")
+        );
         assert!(said(None, Some(&a)).is_some() && said(Some(&a), None).is_some());
     }
 }

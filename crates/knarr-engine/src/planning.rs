@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use knarr_core::entry::Entry;
 use knarr_core::filter::Filter;
-use knarr_core::plan::{self, Decision, NoRenames, Policy, RenameIndex};
+use knarr_core::plan::{self, Decision, Mode, NoRenames, Policy, RenameIndex};
 use knarr_core::tree::{Synced, TreeItem};
 use knarr_core::{Kind, RelPath, Timestamp};
 use knarr_remote::{ListOptions, Listing, Remote};
@@ -59,7 +59,9 @@ impl Planning {
     pub(crate) fn finish(mut self) -> Result<Planned, EngineError> {
         self.decisions.close();
         if let Some(thread) = self.thread.take() {
-            thread.join().map_err(|_panic| EngineError::Internal("the planner panicked"))??;
+            thread
+                .join()
+                .map_err(|_panic| EngineError::Internal("the planner panicked"))??;
         }
         Ok(lock(&self.shared.planned).clone())
     }
@@ -87,10 +89,28 @@ pub(crate) struct Look<'a> {
 /// # Errors
 /// If one of them cannot be listed at all.
 pub(crate) async fn start(look: Look<'_>) -> Result<Planning, EngineError> {
-    let Look { journal, source, destination, filter, policy, now, collect_directories } = look;
-    let (source, destination) =
-        tokio::join!(listing(source, filter), listing(destination, filter));
-    let (source, destination) = (source?, destination?);
+    let Look {
+        journal,
+        source,
+        destination,
+        filter,
+        policy,
+        now,
+        collect_directories,
+    } = look;
+    let (source, destination) = tokio::join!(listing(source, filter), listing(destination, filter));
+    let source = source?;
+    let destination = match destination {
+        // Not there yet: it is made when the first file arrives. But a second location that was in
+        // step once and is missing now is no reason to remove anything (K5).
+        Err(EngineError::Look { source, .. })
+            if source.is_not_found()
+                && (policy.mode != Mode::TwoWay || journal.is_first_contact().await?) =>
+        {
+            Listing::empty()
+        }
+        other => other?,
+    };
     let synced = journal.synced_cursor();
     let (sender, decisions) = mpsc::channel(AHEAD);
     let shared = Arc::new(Shared::default());
@@ -101,14 +121,18 @@ pub(crate) async fn start(look: Look<'_>) -> Result<Planning, EngineError> {
         .name("knarr-plan".to_owned())
         .spawn(move || {
             let mut failed = None;
-            let synced = Cursor { inner: synced, failed: &mut failed };
+            let synced = Cursor {
+                inner: synced,
+                failed: &mut failed,
+            };
             let source = Items::new(source, limits.clone(), Arc::clone(&for_thread), true);
             let destination = Items::new(destination, limits, Arc::clone(&for_thread), false);
             let mut plan = plan::plan(source, destination, synced, &policy, rename_index());
             let mut batch = Vec::with_capacity(BATCH);
             while let Some(decision) = plan.next() {
                 batch.push(decision);
-                if batch.len() >= BATCH && sender.blocking_send(std::mem::take(&mut batch)).is_err() {
+                if batch.len() >= BATCH && sender.blocking_send(std::mem::take(&mut batch)).is_err()
+                {
                     break;
                 }
             }
@@ -125,7 +149,11 @@ pub(crate) async fn start(look: Look<'_>) -> Result<Planning, EngineError> {
             }
         })
         .map_err(|_error| EngineError::Internal("no thread for the planner"))?;
-    Ok(Planning { decisions, shared, thread: Some(thread) })
+    Ok(Planning {
+        decisions,
+        shared,
+        thread: Some(thread),
+    })
 }
 
 /// One-shot commands look at both sides and send again what was renamed.
@@ -133,20 +161,21 @@ fn rename_index() -> &'static dyn RenameIndex {
     &NoRenames
 }
 
-async fn listing(
-    remote: &Arc<dyn Remote>,
-    filter: &Arc<Filter>,
-) -> Result<Listing, EngineError> {
+async fn listing(remote: &Arc<dyn Remote>, filter: &Arc<Filter>) -> Result<Listing, EngineError> {
     let mut options = ListOptions::default();
     if !filter.is_empty() {
         let filter = Arc::clone(filter);
-        options.filter =
-            Some(Arc::new(move |path: &RelPath, kind: Kind| filter.takes_path(path, kind)));
+        options.filter = Some(Arc::new(move |path: &RelPath, kind: Kind| {
+            filter.takes_path(path, kind)
+        }));
     }
-    remote.list(options).await.map_err(|source| EngineError::Look {
-        location: remote.describe().location.clone(),
-        source,
-    })
+    remote
+        .list(options)
+        .await
+        .map_err(|source| EngineError::Look {
+            location: remote.describe().location.clone(),
+            source,
+        })
 }
 
 /// A listing as an iterator for the planner's thread.
@@ -165,7 +194,13 @@ impl Items {
         shared: Arc<Shared>,
         is_source: bool,
     ) -> Self {
-        Self { listing, batch: Vec::new().into_iter(), limits, shared, is_source }
+        Self {
+            listing,
+            batch: Vec::new().into_iter(),
+            limits,
+            shared,
+            is_source,
+        }
     }
 
     fn note(&self, item: &TreeItem) {
@@ -177,7 +212,9 @@ impl Items {
                         Some(path) => format!("\"{path}\""),
                         None => "the rest".to_owned(),
                     };
-                    planned.incomplete.push(format!("{below}: {}", incomplete.reason));
+                    planned
+                        .incomplete
+                        .push(format!("{below}: {}", incomplete.reason));
                 }
             }
             TreeItem::Entry(entry) if self.is_source && entry.kind == Kind::Directory => {

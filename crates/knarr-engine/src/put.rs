@@ -11,7 +11,7 @@ use knarr_core::record::{Action, CustodyRecord, Evidence};
 use knarr_core::tree::Synced;
 use knarr_core::{ContentHash, Entry, Kind, RelPath, Timestamp};
 use knarr_remote::{
-    Committed, ErrorKind, NewNode, ReadOptions, Remote, RemoteError, RenameOptions, Removal,
+    Committed, ErrorKind, NewNode, ReadOptions, Remote, RemoteError, Removal, RenameOptions,
     Replace, Retry, WriteOptions,
 };
 
@@ -79,7 +79,9 @@ impl PutError {
     /// Whether it only says that we were asked to stop.
     pub(crate) fn is_cancelled(&self) -> bool {
         matches!(self, Self::Transfer(TransferError::Cancelled))
-            || self.remote().is_some_and(|error| error.kind == ErrorKind::Cancelled)
+            || self
+                .remote()
+                .is_some_and(|error| error.kind == ErrorKind::Cancelled)
     }
 
     /// Whether the source moved under our eyes.
@@ -112,7 +114,10 @@ impl PutError {
 pub(crate) async fn put(context: &Arc<Context>, mut put: Put) -> Result<bool, EngineError> {
     let path = put.entry.path.clone();
     if put.entry.kind == Kind::File {
-        context.observer.event(&Event::Started { path: &path, size: put.entry.size });
+        context.observer.event(&Event::Started {
+            path: &path,
+            size: put.entry.size,
+        });
     }
     let mut failed = 0;
     loop {
@@ -211,8 +216,15 @@ async fn attempt_file(context: &Arc<Context>, put: &Put) -> Result<Attempt, PutE
         observer: context.observer.as_ref(),
         cancel: &context.cancel,
     };
-    let Moved { staged, source_hash, sent, steps, .. } =
-        transfer::plain(&transfer).await.map_err(PutError::Transfer)?;
+    let Moved {
+        staged,
+        source_hash,
+        sent,
+        steps,
+        ..
+    } = transfer::plain(&transfer)
+        .await
+        .map_err(PutError::Transfer)?;
     drop(slot);
     let mut committed = match context.commits.commit(staged).await {
         Ok(committed) => committed,
@@ -222,31 +234,35 @@ async fn attempt_file(context: &Arc<Context>, put: &Put) -> Result<Attempt, PutE
         Err(error) => return Err(PutError::Remote(error)),
     };
     verify(context, into, &path, source_hash, &mut committed).await?;
-    let moved = Some(MovedFacts { hash: source_hash, sent, steps });
-    Ok(Attempt::Delivered(Delivery { path, committed, moved }))
+    let moved = Some(MovedFacts {
+        hash: source_hash,
+        sent,
+        steps,
+    });
+    Ok(Attempt::Delivered(Delivery {
+        path,
+        committed,
+        moved,
+    }))
 }
 
 /// Where to write, and what may be replaced there.
-async fn target_name(
-    into: &Arc<dyn Remote>,
-    put: &Put,
-) -> Result<(RelPath, Replace), PutError> {
+async fn target_name(into: &Arc<dyn Remote>, put: &Put) -> Result<(RelPath, Replace), PutError> {
     let path = put.entry.path.clone();
     match (put.beside, &put.replaces) {
         (Beside::No, Some(seen)) => Ok((path, Replace::Seen(seen.fingerprint()))),
         (Beside::No, None) => Ok((path, Replace::Nothing)),
         (Beside::Numbered, _) => {
-            let free = free_name(into.as_ref(), &path).await.map_err(PutError::Remote)?;
+            let free = free_name(into.as_ref(), &path)
+                .await
+                .map_err(PutError::Remote)?;
             Ok((free, Replace::Nothing))
         }
     }
 }
 
 /// The first numbered name beside `path` that nothing has.
-pub(crate) async fn free_name(
-    remote: &dyn Remote,
-    path: &RelPath,
-) -> Result<RelPath, RemoteError> {
+pub(crate) async fn free_name(remote: &dyn Remote, path: &RelPath) -> Result<RelPath, RemoteError> {
     for number in 2..NUMBERED_NAMES {
         let candidate = numbered_path(path, number);
         if remote.stat(&candidate).await?.is_none() {
@@ -280,7 +296,11 @@ async fn attempt_node(
         context.commits.commit(staged).await
     };
     match written.await {
-        Ok(committed) => Ok(Attempt::Delivered(Delivery { path, committed, moved: None })),
+        Ok(committed) => Ok(Attempt::Delivered(Delivery {
+            path,
+            committed,
+            moved: None,
+        })),
         Err(error) if matches!(error.kind, ErrorKind::Changed | ErrorKind::AlreadyExists) => {
             Ok(Attempt::Stale)
         }
@@ -314,7 +334,10 @@ pub(crate) async fn hash_content(
     remote: &dyn Remote,
     entry: &Entry,
 ) -> Result<ContentHash, RemoteError> {
-    let options = ReadOptions { offset: 0, expected: Some(entry.fingerprint()) };
+    let options = ReadOptions {
+        offset: 0,
+        expected: Some(entry.fingerprint()),
+    };
     let mut reader = remote.read(&entry.path, options).await?;
     let mut hasher = blake3::Hasher::new();
     while let Some(chunk) = reader.next().await? {
@@ -344,8 +367,13 @@ pub(crate) async fn verify(
     if !needed {
         return Ok(());
     }
-    let entry = Entry { path: path.clone(), ..committed.entry.clone() };
-    let there = hash_content(context, into.as_ref(), &entry).await.map_err(PutError::Remote)?;
+    let entry = Entry {
+        path: path.clone(),
+        ..committed.entry.clone()
+    };
+    let there = hash_content(context, into.as_ref(), &entry)
+        .await
+        .map_err(PutError::Remote)?;
     if there != hash {
         return Err(PutError::Damaged);
     }
@@ -361,7 +389,11 @@ async fn deliver(
     attempt: u32,
     started: Timestamp,
 ) -> Result<(), EngineError> {
-    let Delivery { path, committed, moved } = delivery;
+    let Delivery {
+        path,
+        committed,
+        moved,
+    } = delivery;
     let action = match (&put.replaces, put.beside) {
         (Some(_), Beside::No) => Action::Updated,
         _ => Action::Created,
@@ -402,7 +434,11 @@ pub(crate) fn delivered(context: &Context, entry: &Entry, action: Action) {
     };
     Tally::add(counter, 1);
     Tally::add(&context.tally.bytes, entry.size);
-    context.observer.event(&Event::Finished { path: &entry.path, action, bytes: entry.size });
+    context.observer.event(&Event::Finished {
+        path: &entry.path,
+        action,
+        bytes: entry.size,
+    });
 }
 
 /// What both sides agree on after a delivery.
@@ -418,7 +454,13 @@ pub(crate) fn synced(
         Side::Source => (committed.fingerprint(), entry.fingerprint()),
     };
     let destination_path = (*path != entry.path).then(|| path.clone());
-    Synced { path: entry.path.clone(), source, destination, destination_path, hash }
+    Synced {
+        path: entry.path.clone(),
+        source,
+        destination,
+        destination_path,
+        hash,
+    }
 }
 
 /// Removes the delivered source, or moves it aside. Directories stay until they are empty and the
@@ -438,39 +480,53 @@ pub(crate) async fn dispose(context: &Arc<Context>, entry: &Entry) -> Result<(),
             let mut results = context.source.remove(&[removal]).await;
             (Action::SourceRemoved, results.pop().unwrap_or(Ok(())))
         }
-        After::Move(directory) => (Action::SourceMoved, move_aside(context, entry, directory).await),
+        After::Move(directory) => (
+            Action::SourceMoved,
+            move_aside(context, entry, directory).await,
+        ),
     };
     let mut record = context.journal.custody(action, entry, Side::Destination);
     let changes = match done {
         Ok(()) => vec![
-            Change::Forget { path: entry.path.clone(), kind: entry.kind },
+            Change::Forget {
+                path: entry.path.clone(),
+                kind: entry.kind,
+            },
             Change::Custody(Box::new(record)),
         ],
         Err(error) => {
             // The delivery stands; the source is looked at again by the next run.
             record.action = Action::Failed;
-            record.message = Some(format!("delivered, but the source could not be removed: {error}"));
+            record.message = Some(format!(
+                "delivered, but the source could not be removed: {error}"
+            ));
             context.tally.note_error(&error);
             Tally::add(&context.tally.failed, 1);
-            context.trouble(Some(&entry.path), Trouble::Error, &crate::error::chain(&error));
+            context.trouble(
+                Some(&entry.path),
+                Trouble::Error,
+                &crate::error::chain(&error),
+            );
             vec![Change::Custody(Box::new(record))]
         }
     };
     context.journal.record(changes).await
 }
 
-async fn move_aside(
-    context: &Context,
-    entry: &Entry,
-    directory: &str,
-) -> Result<(), RemoteError> {
+async fn move_aside(context: &Context, entry: &Entry, directory: &str) -> Result<(), RemoteError> {
     let invalid = |error: knarr_core::path::PathError| {
-        RemoteError::new(ErrorKind::InvalidName, "move the source aside", error.to_string())
+        RemoteError::new(
+            ErrorKind::InvalidName,
+            "move the source aside",
+            error.to_string(),
+        )
     };
     let aside = RelPath::new(directory.trim_matches('/').as_bytes())
         .and_then(|directory| directory.join(&entry.path))
         .map_err(invalid)?;
-    let options = || RenameOptions { replace: Replace::Nothing };
+    let options = || RenameOptions {
+        replace: Replace::Nothing,
+    };
     match context.source.rename(&entry.path, &aside, options()).await {
         Err(error) if error.kind == ErrorKind::AlreadyExists => {
             let free = free_name(context.source.as_ref(), &aside).await?;
@@ -492,11 +548,18 @@ pub(crate) async fn adopt(
 ) -> Result<(), EngineError> {
     let record = context.journal.custody(Action::Adopted, &entry, to);
     let synced = synced(to, &entry, &there, &entry.path, entry.hash);
-    let changes = vec![Change::Synced(Box::new(synced)), Change::Custody(Box::new(record))];
+    let changes = vec![
+        Change::Synced(Box::new(synced)),
+        Change::Custody(Box::new(record)),
+    ];
     context.journal.record(changes).await?;
     Tally::add(&context.tally.adopted, 1);
     let (path, action) = (&entry.path, Action::Adopted);
-    context.observer.event(&Event::Finished { path, action, bytes: entry.size });
+    context.observer.event(&Event::Finished {
+        path,
+        action,
+        bytes: entry.size,
+    });
     if context.removes_source() && to == Side::Destination {
         dispose(context, &entry).await?;
     }
@@ -519,9 +582,17 @@ async fn look_again(context: &Context, put: &mut Put) -> Result<bool, RemoteErro
         put.replaces = None;
         return Ok(true);
     };
-    let policy = knarr_core::plan::Policy { adopt: false, ..context.policy.clone() };
+    let policy = knarr_core::plan::Policy {
+        adopt: false,
+        ..context.policy.clone()
+    };
     match decide_existing(put.entry.clone(), there, &policy) {
-        Some(Decision::Operation(Operation::Put { replaces, beside, compare, .. })) => {
+        Some(Decision::Operation(Operation::Put {
+            replaces,
+            beside,
+            compare,
+            ..
+        })) => {
             (put.replaces, put.beside, put.compare) = (replaces, beside, compare);
             Ok(true)
         }
@@ -547,10 +618,16 @@ async fn record_failure(
     record.attempt = attempt;
     record.duration_microseconds = microseconds(context.clock.now(), started);
     record.message = Some(message.clone());
-    context.journal.record(vec![Change::Custody(Box::new(record))]).await?;
+    context
+        .journal
+        .record(vec![Change::Custody(Box::new(record))])
+        .await?;
     let path = &put.entry.path;
     if again {
-        context.observer.event(&Event::Retry { path, error: &message });
+        context.observer.event(&Event::Retry {
+            path,
+            error: &message,
+        });
     } else {
         if let Some(remote) = error.remote() {
             context.tally.note_error(remote);

@@ -7,7 +7,7 @@ use knarr_core::plan::Side;
 use knarr_core::record::Action;
 use knarr_core::tree::Synced;
 use knarr_core::{Entry, Kind};
-use knarr_remote::{ErrorKind, Removal, RemoteError, RenameOptions, Replace};
+use knarr_remote::{ErrorKind, RemoteError, Removal, RenameOptions, Replace};
 
 use crate::context::{Context, Tally};
 use crate::error::EngineError;
@@ -39,7 +39,10 @@ pub(crate) async fn remove(
     let results = context.side(to).remove(&removals).await;
     let mut changes = Vec::with_capacity(seen.len() * 2);
     for (entry, result) in seen.iter().zip(results) {
-        let forget = || Change::Forget { path: entry.path.clone(), kind: entry.kind };
+        let forget = || Change::Forget {
+            path: entry.path.clone(),
+            kind: entry.kind,
+        };
         let mut record = context.journal.custody(Action::Deleted, entry, to);
         record.decided_by = decided_by.to_owned();
         match result {
@@ -47,7 +50,11 @@ pub(crate) async fn remove(
                 changes.push(forget());
                 Tally::add(&context.tally.deleted, 1);
                 let (path, action) = (&entry.path, Action::Deleted);
-                context.observer.event(&Event::Finished { path, action, bytes: 0 });
+                context.observer.event(&Event::Finished {
+                    path,
+                    action,
+                    bytes: 0,
+                });
             }
             // Something new is inside, or it was filled again: it stays, and the next run looks anew.
             Err(error) if entry.kind == Kind::Directory && error.kind == ErrorKind::NotEmpty => {
@@ -75,7 +82,11 @@ fn trouble(context: &Context, entry: &Entry, error: &RemoteError) {
         return;
     }
     Tally::add(&context.tally.failed, 1);
-    context.trouble(Some(&entry.path), Trouble::Error, &crate::error::chain(error));
+    context.trouble(
+        Some(&entry.path),
+        Trouble::Error,
+        &crate::error::chain(error),
+    );
 }
 
 /// Gives what was delivered as `from` the name that `entry` has now. Where that does not work, the
@@ -100,20 +111,37 @@ pub(crate) async fn rename(
             record.source_hash = from.hash;
             let synced = put::synced(to, &entry, &committed, &entry.path, from.hash);
             let changes = vec![
-                Change::Forget { path: from.path.clone(), kind: from.kind() },
+                Change::Forget {
+                    path: from.path.clone(),
+                    kind: from.kind(),
+                },
                 Change::Synced(Box::new(synced)),
                 Change::Custody(Box::new(record)),
             ];
             context.journal.record(changes).await?;
             Tally::add(&context.tally.renamed, 1);
             let (path, action) = (&entry.path, Action::Renamed);
-            context.observer.event(&Event::Finished { path, action, bytes: 0 });
+            context.observer.event(&Event::Finished {
+                path,
+                action,
+                bytes: 0,
+            });
             Ok(true)
         }
         Err(error) => {
             tracing::debug!(path = %entry.path, %error, "a rename becomes a copy");
             let (beside, compare) = (knarr_core::plan::Beside::No, knarr_core::plan::Compare::No);
-            put::put(context, Put { to, entry, replaces: None, beside, compare }).await
+            put::put(
+                context,
+                Put {
+                    to,
+                    entry,
+                    replaces: None,
+                    beside,
+                    compare,
+                },
+            )
+            .await
         }
     }
 }
@@ -126,7 +154,8 @@ async fn try_rename(
     entry: &Entry,
 ) -> Result<Entry, RemoteError> {
     let remote = context.side(to);
-    let refuse = |kind, message: &str| Err(RemoteError::new(kind, "rename", message).at(&from.path));
+    let refuse =
+        |kind, message: &str| Err(RemoteError::new(kind, "rename", message).at(&from.path));
     if !remote.describe().capabilities.rename || from.destination_path.is_some() {
         return refuse(ErrorKind::Unsupported, "the place cannot rename");
     }
@@ -134,5 +163,13 @@ async fn try_rename(
         Some(now) if there.still_describes(&now) => {}
         _ => return refuse(ErrorKind::Changed, "it is not what was delivered any more"),
     }
-    remote.rename(&from.path, &entry.path, RenameOptions { replace: Replace::Nothing }).await
+    remote
+        .rename(
+            &from.path,
+            &entry.path,
+            RenameOptions {
+                replace: Replace::Nothing,
+            },
+        )
+        .await
 }

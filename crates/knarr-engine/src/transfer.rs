@@ -99,7 +99,11 @@ impl TransferError {
             Self::Cancelled | Self::Name(_) | Self::NoTarget => Retry::Never,
             Self::Source(error) | Self::Destination(error) => error.retry,
             Self::Step(error) => {
-                if error.is_permanent() { Retry::Never } else { Retry::Later }
+                if error.is_permanent() {
+                    Retry::Never
+                } else {
+                    Retry::Later
+                }
             }
         }
     }
@@ -108,7 +112,9 @@ impl TransferError {
     pub(crate) const fn remote(&self) -> Option<&RemoteError> {
         match self {
             Self::Source(error) | Self::Destination(error) => Some(error),
-            Self::Changed | Self::Cancelled | Self::Step(_) | Self::Name(_) | Self::NoTarget => None,
+            Self::Changed | Self::Cancelled | Self::Step(_) | Self::Name(_) | Self::NoTarget => {
+                None
+            }
         }
     }
 }
@@ -140,9 +146,18 @@ pub(crate) async fn plain(transfer: &Transfer<'_>) -> Result<Moved, TransferErro
         Err(error) => return Err(give_up(upload, error).await),
     };
     let hash = ContentHash::from(hasher.finalize());
-    let sent = upload.sent();
-    let staged = upload.stage(length, hash).await.map_err(TransferError::Destination)?;
-    Ok(Moved { staged, source_hash: hash, output_hash: hash, sent, steps: Vec::new() })
+    let sent = length.saturating_sub(upload.resumed_at());
+    let staged = upload
+        .stage(length, hash)
+        .await
+        .map_err(TransferError::Destination)?;
+    Ok(Moved {
+        staged,
+        source_hash: hash,
+        output_hash: hash,
+        sent,
+        steps: Vec::new(),
+    })
 }
 
 async fn pump_plain(
@@ -160,7 +175,10 @@ async fn pump_plain(
         hasher.update(&chunk);
         length += chunk.len() as u64;
         progress(transfer, chunk.len() as u64);
-        upload.write(chunk).await.map_err(TransferError::Destination)?;
+        upload
+            .write(chunk)
+            .await
+            .map_err(TransferError::Destination)?;
     }
     unchanged(transfer, reader.as_mut()).await?;
     if length != transfer.entry.size {
@@ -179,14 +197,21 @@ where
     F: FnOnce(RelPath) -> Fut + Send,
     Fut: Future<Output = Result<Option<Target>, TransferError>> + Send,
 {
-    let mut chain = Chain::new(transfer.steps, transfer.entry.path.name())
-        .map_err(TransferError::Step)?;
+    let mut chain =
+        Chain::new(transfer.steps, transfer.entry.path.name()).map_err(TransferError::Step)?;
     let mut reader = open_reader(transfer, 0).await?;
-    let mut input = Input { hasher: blake3::Hasher::new(), ended: false };
+    let mut input = Input {
+        hasher: blake3::Hasher::new(),
+        ended: false,
+    };
     // The first output tells what the content is, and so what it will be called.
     let mut first = pull(transfer, reader.as_mut(), &mut chain, &mut input).await?;
     let name = chain.output_name(transfer.entry.path.name());
-    let path = transfer.entry.path.with_name(&name).map_err(TransferError::Name)?;
+    let path = transfer
+        .entry
+        .path
+        .with_name(&name)
+        .map_err(TransferError::Name)?;
     let Some(target) = resolve(path).await? else {
         return Ok(None);
     };
@@ -197,7 +222,10 @@ where
         while let Some(chunk) = first.take() {
             output_hasher.update(&chunk);
             length += chunk.len() as u64;
-            upload.write(chunk).await.map_err(TransferError::Destination)?;
+            upload
+                .write(chunk)
+                .await
+                .map_err(TransferError::Destination)?;
             first = pull(transfer, reader.as_mut(), &mut chain, &mut input).await?;
         }
         unchanged(transfer, reader.as_mut()).await
@@ -207,12 +235,21 @@ where
         upload.abort().await;
         return Err(error);
     }
-    let sent = upload.sent();
+    let sent = length;
     let output_hash = ContentHash::from(output_hasher.finalize());
-    let staged = upload.stage(length, output_hash).await.map_err(TransferError::Destination)?;
+    let staged = upload
+        .stage(length, output_hash)
+        .await
+        .map_err(TransferError::Destination)?;
     let source_hash = ContentHash::from(input.hasher.finalize());
     let steps = step_records(transfer.steps, &chain);
-    Ok(Some(Moved { staged, source_hash, output_hash, sent, steps }))
+    Ok(Some(Moved {
+        staged,
+        source_hash,
+        output_hash,
+        sent,
+        steps,
+    }))
 }
 
 struct Input {
@@ -266,7 +303,14 @@ async fn open_target(
     target: Target,
     size: Option<u64>,
 ) -> Result<Box<dyn Upload>, TransferError> {
-    let Target { path, staged_id, replace, verify, resume, checkpoints } = target;
+    let Target {
+        path,
+        staged_id,
+        replace,
+        verify,
+        resume,
+        checkpoints,
+    } = target;
     let options = WriteOptions {
         mtime: transfer.entry.mtime,
         mode: transfer.entry.mode,
@@ -276,15 +320,26 @@ async fn open_target(
         checkpoints,
         ..WriteOptions::new(NewNode::File { size }, staged_id)
     };
-    transfer.destination.write(&path, options).await.map_err(TransferError::Destination)
+    transfer
+        .destination
+        .write(&path, options)
+        .await
+        .map_err(TransferError::Destination)
 }
 
 async fn open_reader(
     transfer: &Transfer<'_>,
     offset: u64,
 ) -> Result<Box<dyn Reader>, TransferError> {
-    let options = ReadOptions { offset, expected: Some(transfer.entry.fingerprint()) };
-    transfer.source.read(&transfer.entry.path, options).await.map_err(from_source)
+    let options = ReadOptions {
+        offset,
+        expected: Some(transfer.entry.fingerprint()),
+    };
+    transfer
+        .source
+        .read(&transfer.entry.path, options)
+        .await
+        .map_err(from_source)
 }
 
 async fn next_chunk(
@@ -298,14 +353,15 @@ async fn next_chunk(
     }
 }
 
-async fn unchanged(
-    transfer: &Transfer<'_>,
-    reader: &mut dyn Reader,
-) -> Result<(), TransferError> {
+async fn unchanged(transfer: &Transfer<'_>, reader: &mut dyn Reader) -> Result<(), TransferError> {
     let now = reader.finish().await.map_err(from_source)?;
     let same = transfer.entry.fingerprint().still_describes(&now)
         && (transfer.entry.identity.is_none() || transfer.entry.identity == now.identity);
-    if same { Ok(()) } else { Err(TransferError::Changed) }
+    if same {
+        Ok(())
+    } else {
+        Err(TransferError::Changed)
+    }
 }
 
 fn from_source(error: RemoteError) -> TransferError {
@@ -317,7 +373,10 @@ fn from_source(error: RemoteError) -> TransferError {
 }
 
 fn progress(transfer: &Transfer<'_>, bytes: u64) {
-    transfer.observer.event(&Event::Progress { path: Some(&transfer.entry.path), bytes });
+    transfer.observer.event(&Event::Progress {
+        path: Some(&transfer.entry.path),
+        bytes,
+    });
 }
 
 /// Keeps what can be resumed, removes what cannot.

@@ -70,6 +70,13 @@ impl Listing {
         (ListingSender(sender), Self { batches, ended: false })
     }
 
+    /// A complete listing of nothing.
+    #[must_use]
+    pub fn empty() -> Self {
+        let (_sender, batches) = mpsc::channel(1);
+        Self { batches, ended: true }
+    }
+
     /// The next items, or nothing at the end. Never an empty batch.
     pub async fn next_batch(&mut self) -> Option<Vec<TreeItem>> {
         if self.ended {

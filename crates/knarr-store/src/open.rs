@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use knarr_core::Clock;
+use knarr_fs::ErrorClass;
 use knarr_fs::error::ShownPath;
 use rusqlite::{Connection, OpenFlags};
 
@@ -176,7 +177,14 @@ impl Store {
             directory: files.directory.into_boxed_path(),
             _users: users,
         }));
-        store.interrupt_dead_runs().map_err(OpenError::Store)?;
+        match store.interrupt_dead_runs() {
+            Ok(_) => {}
+            // What is known can still be looked at.
+            Err(error) if matches!(error.class(), ErrorClass::NoSpace | ErrorClass::Transient) => {
+                tracing::warn!(%error, "runs of dead processes could not be marked as interrupted");
+            }
+            Err(error) => return Err(OpenError::Store(error)),
+        }
         Ok(Opened { store, state })
     }
 

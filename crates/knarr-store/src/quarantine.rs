@@ -207,17 +207,7 @@ fn look(files: &Files, depth: Depth, logged: bool) -> Result<Finding, rusqlite::
             return Ok(Finding::Damaged(first));
         }
     }
-    if logged {
-        // So that the file holds everything. A busy result only means that a stranger reads.
-        connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
-    }
-    let number = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, i64>(0));
-    let pages = number("PRAGMA page_count")?.saturating_mul(number("PRAGMA page_size")?);
-    let size = files
-        .database()
-        .metadata()
-        .map_or(0, |metadata| metadata.len());
-    if u64::try_from(pages).unwrap_or(u64::MAX) > size {
+    if is_cut_off(&connection, files, logged)? {
         return Ok(Finding::Damaged("it is cut off".to_owned()));
     }
     if let Some(missing) = missing_table(&connection)? {
@@ -230,6 +220,33 @@ fn look(files: &Files, depth: Depth, logged: bool) -> Result<Finding, rusqlite::
         return Ok(Finding::Damaged(error.to_string()));
     }
     Ok(Finding::Sound)
+}
+
+/// Whether the file has fewer pages than it says.
+fn is_cut_off(
+    connection: &Connection,
+    files: &Files,
+    logged: bool,
+) -> Result<bool, rusqlite::Error> {
+    if logged {
+        // So that the file holds everything. A busy result only means that a stranger reads.
+        let home = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        match home {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                // Then the log stays as it is, and so may the file, being shorter.
+                tracing::warn!(%error, "the log of the state database could not be brought home");
+                return Ok(false);
+            }
+            result => result?,
+        }
+    }
+    let number = |pragma: &str| connection.query_row(pragma, [], |row| row.get::<_, i64>(0));
+    let bytes = number("PRAGMA page_count")?.saturating_mul(number("PRAGMA page_size")?);
+    let size = files
+        .database()
+        .metadata()
+        .map_or(0, |metadata| metadata.len());
+    Ok(u64::try_from(bytes).unwrap_or(u64::MAX) > size)
 }
 
 fn missing_table(connection: &Connection) -> Result<Option<&'static str>, rusqlite::Error> {

@@ -14,7 +14,7 @@ use knarr_core::RelPath;
 use knarr_core::entry::Kind;
 use knarr_core::job::Verify;
 use knarr_core::location::Location;
-use knarr_remote::Remote;
+use knarr_remote::{ErrorKind, Remote};
 use knarr_remote::decorate::limit::{self, Bandwidth, Limited};
 use knarr_remote::local::LocalRemote;
 use knarr_remote::sftp::SftpRemote;
@@ -203,7 +203,12 @@ impl<'c> Opener<'c> {
                 }
             } else if let Some((above, name)) = place.split() {
                 let (remote, space) = self.remote(&above).await?;
-                let entry = remote.stat(&name).await?;
+                let entry = match remote.stat(&name).await {
+                    // Some stores fail on a key that is only the beginning of others. As a directory
+                    // it is listed next, and that says what is wrong, if anything is.
+                    Err(error) if matches!(error.kind, ErrorKind::Other | ErrorKind::Throttled) => None,
+                    entry => entry?,
+                };
                 if entry.is_some_and(|entry| entry.kind != Kind::Directory) {
                     return Ok(opened((remote, space), Some(name)));
                 }

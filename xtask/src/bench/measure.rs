@@ -4,18 +4,20 @@
 //!
 //! * The whole process tree counts, since half of the peers work through `ssh` or `rsync` children.
 //!   Processor time comes from the kernel's own account of the ended process (`/proc/PID/stat` of the
-//!   zombie, before it is reaped), which includes all children that were waited for. It has a
-//!   resolution of [`TICKS_PER_SECOND`].
+//!   zombie, before it is reaped), which includes all children that were waited for. Children that were
+//!   left behind (lftp does that with its `ssh`) come to this process, which adopts orphans, and are
+//!   counted the same way. The resolution is that of [`TICKS_PER_SECOND`].
 //! * Peak memory is the largest sum of the high-water marks of the processes that live at the
 //!   same time, looked at every [`SAMPLE_PERIOD`]: short peaks inside a process are seen, and only what
 //!   a process grows in its very last moments may be missed.
 //! * Everything is bounded: what exceeds its limit is killed, with all it started.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -23,10 +25,15 @@ use knarr_testkit::process::{descendants, send};
 use knarr_testkit::wait::poll;
 use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 
+use crate::Outcome;
+
 /// The unit of processor time in `/proc`, the same on every architecture that matters here.
 const TICKS_PER_SECOND: f64 = 100.0;
 
 const SAMPLE_PERIOD: Duration = Duration::from_millis(20);
+
+/// How long what a program left behind may live on.
+const ORPHANS: Duration = Duration::from_secs(2);
 
 /// How long a program may take to stop when asked.
 const GRACE: Duration = Duration::from_secs(20);
@@ -58,7 +65,18 @@ pub(crate) struct Measured {
     started: Instant,
     peak: Arc<AtomicU64>,
     stopped: Arc<AtomicBool>,
+    seen: Arc<Mutex<BTreeSet<u32>>>,
     sampler: Option<(mpsc::SyncSender<()>, JoinHandle<()>)>,
+}
+
+/// Makes this process the parent of whatever a program leaves behind.
+///
+/// # Errors
+///
+/// If the system refuses.
+pub(crate) fn adopt_orphans() -> Outcome {
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+        .map_err(|error| format!("cannot adopt orphans: {error}"))
 }
 
 /// Runs a program to its end, with its output in `log`.
@@ -93,17 +111,31 @@ impl Measured {
         let child = command
             .spawn()
             .map_err(|error| format!("cannot start {command:?}: {error}"))?;
-        let (peak, stopped) = (Arc::default(), Arc::default());
+        let (peak, stopped, seen) = (Arc::default(), Arc::default(), Arc::default());
         let (sender, receiver) = mpsc::sync_channel(1);
         let sampler = {
-            let (id, peak, stopped) = (child.id(), Arc::clone(&peak), Arc::clone(&stopped));
-            thread::spawn(move || sample(id, started + limit, &peak, &stopped, &receiver))
+            let (id, deadline) = (child.id(), started + limit);
+            let (peak, stopped, seen) =
+                (Arc::clone(&peak), Arc::clone(&stopped), Arc::clone(&seen));
+            thread::spawn(move || {
+                loop {
+                    peak.fetch_max(look(id, &seen), Ordering::Relaxed);
+                    if Instant::now() >= deadline && !stopped.swap(true, Ordering::Relaxed) {
+                        kill_tree(id);
+                    }
+                    match receiver.recv_timeout(SAMPLE_PERIOD) {
+                        Err(mpsc::RecvTimeoutError::Timeout) => {}
+                        Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                    }
+                }
+            })
         };
         Ok(Self {
             child,
             started,
             peak,
             stopped,
+            seen,
             sampler: Some((sender, sampler)),
         })
     }
@@ -163,6 +195,7 @@ impl Measured {
             .wait()
             .map_err(|error| format!("cannot wait for a program: {error}"))?;
         self.join_sampler();
+        let cpu_seconds = cpu_seconds + orphans_cpu_seconds(&lock(&self.seen));
         let ended = if self.stopped.load(Ordering::Relaxed) {
             Ended::Stopped
         } else {
@@ -194,31 +227,15 @@ impl Drop for Measured {
     }
 }
 
-fn sample(
-    id: u32,
-    deadline: Instant,
-    peak: &AtomicU64,
-    stopped: &AtomicBool,
-    ended: &mpsc::Receiver<()>,
-) {
-    loop {
-        peak.fetch_max(tree_memory(id, "VmHWM:"), Ordering::Relaxed);
-        if Instant::now() >= deadline && !stopped.swap(true, Ordering::Relaxed) {
-            kill_tree(id);
-        }
-        match ended.recv_timeout(SAMPLE_PERIOD) {
-            Err(mpsc::RecvTimeoutError::Timeout) => {}
-            Ok(()) | Err(mpsc::RecvTimeoutError::Disconnected) => return,
-        }
-    }
-}
-
-/// Memory of a process and of all below it, in bytes; `field` is one of `/proc/PID/status`.
-pub(crate) fn tree_memory(root: u32, field: &str) -> u64 {
+/// The sum of the high-water marks of a process and of all below it, in bytes; notes who they are.
+fn look(root: u32, seen: &Mutex<BTreeSet<u32>>) -> u64 {
     let mut sum = 0;
     let mut open = vec![root];
     while let Some(id) = open.pop() {
-        sum += process_memory(id, field);
+        sum += process_memory(id, "VmHWM:");
+        if id != root {
+            lock(seen).insert(id);
+        }
         // Not by parent ids: this is looked at often, and must not walk over all processes.
         let tasks = fs::read_dir(format!("/proc/{id}/task"));
         for task in tasks.into_iter().flatten().flatten() {
@@ -231,6 +248,33 @@ pub(crate) fn tree_memory(root: u32, field: &str) -> u64 {
         }
     }
     sum
+}
+
+/// Waits for those that a program left behind, and gives their processor time, in seconds.
+fn orphans_cpu_seconds(seen: &BTreeSet<u32>) -> f64 {
+    let mut sum = 0.0;
+    for id in seen {
+        let Some(pid) = pid(*id) else { continue };
+        let zombie = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+        // Whoever is not an orphan of ours cannot be waited for, and its parent's account has it.
+        let ended = poll(ORPHANS, || match waitid(WaitId::Pid(pid), zombie) {
+            Ok(None) => None,
+            Ok(Some(_)) => Some(true),
+            Err(_) => Some(false),
+        });
+        match ended {
+            Some(false) => continue,
+            Some(true) => {}
+            None => kill_tree(*id),
+        }
+        sum += cpu_seconds(*id);
+        waitid(WaitId::Pid(pid), WaitIdOptions::EXITED).ok();
+    }
+    sum
+}
+
+fn lock(seen: &Mutex<BTreeSet<u32>>) -> MutexGuard<'_, BTreeSet<u32>> {
+    seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One field of `/proc/PID/status` of one process, in bytes; 0 if it is gone.

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::bench::machine;
-use crate::bench::row::{Found, Goal, Number, Row, Series, Side};
+use crate::bench::row::{self, Found, Goal, Number, Row, Series, Side};
 use crate::bench::tools::Tools;
 use crate::{Outcome, workspace_root};
 
@@ -189,7 +189,7 @@ fn line(series: &Series, numbers: &[Number], found: &Found) -> String {
         };
         write!(line, " {cell} |").ok();
     }
-    let ratio = faster(series, found).map_or_else(String::new, |(times, _)| times);
+    let ratio = faster(series, found).unwrap_or_default();
     write!(line, " {ratio} | {} |", series.samples.len()).ok();
     if !series.remarks.is_empty() {
         let remarks = series.remarks.join("; ").replace('|', "/");
@@ -200,7 +200,7 @@ fn line(series: &Series, numbers: &[Number], found: &Found) -> String {
 }
 
 /// How many times as fast as somebody Knarr is.
-fn faster(series: &Series, found: &Found) -> Option<(String, f64)> {
+fn faster(series: &Series, found: &Found) -> Option<String> {
     if series.side == Side::Ours {
         return None;
     }
@@ -208,7 +208,16 @@ fn faster(series: &Series, found: &Found) -> Option<(String, f64)> {
         .into_iter()
         .find(|number| series.median(*number).is_some())?;
     let ratio = series.median(number)? / found.ours()?.median(number)?;
-    Some((format!("{} ×", short(ratio)), ratio))
+    // Who was stopped at a time limit would have taken longer.
+    let sign = match series
+        .remarks
+        .iter()
+        .any(|remark| remark.starts_with(row::STOPPED))
+    {
+        true => "> ",
+        false => "",
+    };
+    Some(format!("{sign}{} ×", short(ratio)))
 }
 
 /// A number with three significant digits, more or less.

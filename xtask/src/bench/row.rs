@@ -22,6 +22,9 @@ use crate::bench::space::Space;
 /// The name under which knarr's own numbers stand.
 pub(crate) const KNARR: &str = "knarr";
 
+/// How the remark on somebody begins who did not finish in time.
+pub(crate) const STOPPED: &str = "stopped";
+
 /// A row of the table.
 pub(crate) struct Row {
     /// What it is called on the command line and in the notes.
@@ -330,7 +333,10 @@ impl<'a> Course<'a> {
         match ended {
             Ended::Stopped => {
                 let seconds = self.limit.as_secs();
-                Ok((usage, Some(format!("stopped after {seconds} s, not done"))))
+                Ok((
+                    usage,
+                    Some(format!("{STOPPED} after {seconds} s, not done")),
+                ))
             }
             Ended::Exit(status) if !status.success() => Err(format!("{status}: {}", tail(&log))),
             Ended::Exit(_) => {

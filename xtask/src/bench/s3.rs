@@ -174,9 +174,9 @@ fn race(
     let rclone = bench.tools.rclone.as_ref();
     let rclone = rclone.ok_or("rclone is missing: run `cargo xtask setup --bench`")?;
     if direction == Direction::Get {
+        // Into the bucket itself: s3s-fs answers 500 to who asks for a prefix as if it were an object.
         let mut put = rclone_copy(rclone, Variant::Tuned, &access);
-        put.arg(&source)
-            .arg(format!("store:{}/source", access.bucket));
+        put.arg(&source).arg(format!("store:{}", access.bucket));
         crate::run_visibly(&mut put)?;
     }
     let store = RefCell::new(store);
@@ -240,7 +240,7 @@ fn contestants<'a>(bench: &'a Bench, way: &'a Way<'_>) -> Vec<Contestant<'a>> {
                 format!("store:{}", prefix(attempt)),
             ),
             Direction::Get => (
-                "store:source".to_owned(),
+                "store:".to_owned(),
                 attempt.destination.display().to_string(),
             ),
         };
@@ -312,7 +312,7 @@ fn rclone(program: &Path, variant: Variant, way: &Way<'_>, attempt: &Attempt) ->
             .arg(way.source)
             .arg(format!("store:{bucket}/{}", prefix(attempt))),
         Direction::Get => command
-            .arg(format!("store:{bucket}/source"))
+            .arg(format!("store:{bucket}"))
             .arg(&attempt.destination),
     };
     command
@@ -350,7 +350,7 @@ fn s5cmd(program: &Path, variant: Variant, way: &Way<'_>, attempt: &Attempt) -> 
             .arg(slashed(way.source))
             .arg(format!("s3://{bucket}/{}/", prefix(attempt))),
         Direction::Get => command
-            .arg(format!("s3://{bucket}/source/*"))
+            .arg(format!("s3://{bucket}/*"))
             .arg(slashed(&attempt.destination)),
     };
     command

@@ -199,9 +199,8 @@ fn lftp(
     let mut get = format!("get {from}/big -o {to}/big");
     if variant == Variant::Tuned {
         connect.push_str(&format!(" -c {CIPHER}"));
-        script.push_str("set sftp:max-packets-in-flight 128; ");
-        script.push_str("set sftp:size-read 261120; set sftp:size-write 261120; ");
-        script.push_str("set net:socket-buffer 4194304; ");
+        // Larger writes than its default of 32 KiB, with many in flight, make its uploads stall.
+        script.push_str("set sftp:max-packets-in-flight 64; set sftp:size-read 65536; ");
         let (connections, streams) = match transfer.line {
             Line::Loopback => (4, 2),
             Line::Delayed => (16, 8),

@@ -8,13 +8,15 @@ use std::sync::Arc;
 
 use knarr_core::entry::{Entry, Kind};
 use knarr_core::job::Deletes;
-use knarr_core::plan::{Decision, IfExists, Operation, Policy, Side, SymlinkPolicy, decide_existing};
+use knarr_core::plan::{
+    Decision, IfExists, Operation, Policy, Side, SymlinkPolicy, decide_existing,
+};
 use knarr_core::record::{Action, CustodyRecord, Evidence};
 use knarr_core::template::TemplateInput;
 use knarr_core::tree::Synced;
 use knarr_core::{ContentHash, RelPath};
 use knarr_remote::{
-    Committed, ErrorKind, NewNode, Removal, RemoteError, RenameOptions, Replace, WriteOptions,
+    Committed, ErrorKind, NewNode, RemoteError, Removal, RenameOptions, Replace, WriteOptions,
 };
 use knarr_store::dirty::{Dirty, Seen};
 
@@ -90,8 +92,18 @@ impl Delivering {
 
     async fn attempt(&self, dirty: &Dirty, deletions: Deletions) -> Result<Outcome, PutError> {
         let path = &dirty.path;
-        let now = self.context.source.stat(path).await.map_err(PutError::Remote)?;
-        let synced = self.context.journal.synced(path).await.map_err(PutError::Engine)?;
+        let now = self
+            .context
+            .source
+            .stat(path)
+            .await
+            .map_err(PutError::Remote)?;
+        let synced = self
+            .context
+            .journal
+            .synced(path)
+            .await
+            .map_err(PutError::Engine)?;
         let entry = now.filter(|entry| is_meant(&self.job, entry, dirty.kind));
         if let Some(from) = &dirty.renamed_from {
             if let Some(entry) = &entry
@@ -110,9 +122,9 @@ impl Delivering {
                 Some(_) => Outcome::Rescan(path.clone()),
                 None => self.settle(dirty, Vec::new()).await?,
             }),
-            Kind::Special => {
-                Ok(Outcome::Park("a FIFO, socket or device is not copied".to_owned()))
-            }
+            Kind::Special => Ok(Outcome::Park(
+                "a FIFO, socket or device is not copied".to_owned(),
+            )),
             Kind::File | Kind::Symlink => self.put(dirty, entry, synced).await,
         }
     }
@@ -132,7 +144,11 @@ impl Delivering {
         if delivered {
             return self.settle(dirty, Vec::new()).await;
         }
-        if !self.job.filter.takes_entry(&entry, self.context.clock.now()) {
+        if !self
+            .job
+            .filter
+            .takes_entry(&entry, self.context.clock.now())
+        {
             return Ok(match self.job.filter.min_age {
                 // It gets older by itself.
                 Some(_) => Outcome::Unsettled,
@@ -143,8 +159,16 @@ impl Delivering {
             return self.settle(dirty, Vec::new()).await;
         }
         let started = self.context.clock.now();
-        self.context.observer.event(&Event::Started { path: &entry.path, size: entry.size });
-        let mut decided = Decided { synced, look: false, left: None, replaced: false };
+        self.context.observer.event(&Event::Started {
+            path: &entry.path,
+            size: entry.size,
+        });
+        let mut decided = Decided {
+            synced,
+            look: false,
+            left: None,
+            replaced: false,
+        };
         let moved = match entry.kind {
             Kind::Symlink => self.put_link(&entry, &mut decided).await?,
             _ => self.put_file(&entry, &mut decided).await?,
@@ -153,10 +177,20 @@ impl Delivering {
             let reason = decided.left.unwrap_or_else(|| "it was left".to_owned());
             return Ok(Outcome::Park(reason));
         };
-        let action = if decided.replaced { Action::Updated } else { Action::Created };
+        let action = if decided.replaced {
+            Action::Updated
+        } else {
+            Action::Created
+        };
         if let Some(hash) = facts.output_hash {
-            put::verify(&self.context, &self.context.destination, &destination_path, hash, &mut committed)
-                .await?;
+            put::verify(
+                &self.context,
+                &self.context.destination,
+                &destination_path,
+                hash,
+                &mut committed,
+            )
+            .await?;
         }
         let mut record = self.custody(action, &entry, dirty);
         record.duration_microseconds = put::microseconds(self.context.clock.now(), started);
@@ -175,21 +209,31 @@ impl Delivering {
         let changes = vec![
             Change::Synced(Box::new(synced)),
             Change::Custody(Box::new(record)),
-            Change::ClearCheckpoint { to: Side::Destination, path: destination_path },
+            Change::ClearCheckpoint {
+                to: Side::Destination,
+                path: destination_path,
+            },
         ];
         let outcome = self.settle(dirty, changes).await?;
         put::delivered(&self.context, &entry, action);
         if self.context.removes_source() {
-            put::dispose(&self.context, &entry).await.map_err(PutError::Engine)?;
+            put::dispose(&self.context, &entry)
+                .await
+                .map_err(PutError::Engine)?;
         }
         Ok(outcome)
     }
 
     /// Where only rest says that a file is complete, it must be what was observed when the rest began.
     async fn still_moves(&self, dirty: &Dirty, entry: &Entry) -> Result<bool, PutError> {
-        let by_rest =
-            dirty.complete_because.as_ref().is_some_and(|because| because.starts_with(AT_REST));
-        let moved = dirty.observed.as_ref().is_some_and(|observed| !observed.still_describes(entry));
+        let by_rest = dirty
+            .complete_because
+            .as_ref()
+            .is_some_and(|because| because.starts_with(AT_REST));
+        let moved = dirty
+            .observed
+            .as_ref()
+            .is_some_and(|observed| !observed.still_describes(entry));
         if by_rest && moved {
             let mark = Mark {
                 path: dirty.path.clone(),
@@ -221,7 +265,13 @@ impl Delivering {
             let (Some(moved), Some(path)) = (moved, target_path) else {
                 return Ok(None);
             };
-            let Moved { staged, source_hash, output_hash, sent, steps } = moved;
+            let Moved {
+                staged,
+                source_hash,
+                output_hash,
+                sent,
+                steps,
+            } = moved;
             match self.context.commits.commit(staged).await {
                 Ok(committed) => {
                     let facts = Facts {
@@ -274,7 +324,9 @@ impl Delivering {
                 Err(PutError::Damaged | PutError::Engine(_)) => Err(TransferError::Cancelled),
             }
         };
-        transfer::through_steps(&transfer(None), resolve).await.map_err(PutError::Transfer)
+        transfer::through_steps(&transfer(None), resolve)
+            .await
+            .map_err(PutError::Transfer)
     }
 
     async fn put_link(
@@ -285,13 +337,19 @@ impl Delivering {
         let Some(target) = self.target(entry, entry.path.clone(), decided).await? else {
             return Ok(None);
         };
-        let node = NewNode::Symlink { target: entry.link_target.clone().unwrap_or_default() };
+        let node = NewNode::Symlink {
+            target: entry.link_target.clone().unwrap_or_default(),
+        };
         let options = WriteOptions {
             replace: target.replace,
             ..WriteOptions::new(node, target.staged_id)
         };
         let written = async {
-            let upload = self.context.destination.write(&target.path, options).await?;
+            let upload = self
+                .context
+                .destination
+                .write(&target.path, options)
+                .await?;
             let staged = upload.stage(0, ContentHash::of(b"")).await?;
             self.context.commits.commit(staged).await
         };
@@ -328,7 +386,14 @@ impl Delivering {
             (None, None)
         };
         let (staged_id, verify) = (journal.staged_id(&path), self.context.verify);
-        Ok(Some(Target { path, staged_id, replace, verify, resume, checkpoints }))
+        Ok(Some(Target {
+            path,
+            staged_id,
+            replace,
+            verify,
+            resume,
+            checkpoints,
+        }))
     }
 
     async fn place(
@@ -360,7 +425,12 @@ impl Delivering {
             // Most names are new; the commit refuses to replace what is there after all.
             return Ok(Place::Free(path, Replace::Nothing));
         }
-        let there = self.context.destination.stat(&path).await.map_err(PutError::Remote)?;
+        let there = self
+            .context
+            .destination
+            .stat(&path)
+            .await
+            .map_err(PutError::Remote)?;
         let Some(there) = there else {
             return Ok(Place::Free(path, Replace::Nothing));
         };
@@ -369,7 +439,10 @@ impl Delivering {
             adopt: false,
             ..self.context.policy.clone()
         };
-        let ours = Entry { path: path.clone(), ..entry.clone() };
+        let ours = Entry {
+            path: path.clone(),
+            ..entry.clone()
+        };
         let fingerprint = there.fingerprint();
         Ok(match decide_existing(ours, there, &policy) {
             Some(Decision::Operation(Operation::Put { beside, .. })) => match beside {
@@ -377,18 +450,25 @@ impl Delivering {
                 knarr_core::plan::Beside::Numbered => self.beside(path).await?,
             },
             Some(Decision::Problem(problem)) => Place::Refuse(problem.message),
-            Some(Decision::Operation(_) | Decision::Conflict(_)) | None => {
-                Place::Leave("a file of this name is at the destination, and if_exists says to leave it")
-            }
+            Some(Decision::Operation(_) | Decision::Conflict(_)) | None => Place::Leave(
+                "a file of this name is at the destination, and if_exists says to leave it",
+            ),
         })
     }
 
     async fn beside(&self, path: RelPath) -> Result<Place, PutError> {
         let destination = self.context.destination.as_ref();
-        if destination.stat(&path).await.map_err(PutError::Remote)?.is_none() {
+        if destination
+            .stat(&path)
+            .await
+            .map_err(PutError::Remote)?
+            .is_none()
+        {
             return Ok(Place::Free(path, Replace::Nothing));
         }
-        let free = put::free_name(destination, &path).await.map_err(PutError::Remote)?;
+        let free = put::free_name(destination, &path)
+            .await
+            .map_err(PutError::Remote)?;
         Ok(Place::Free(free, Replace::Nothing))
     }
 
@@ -405,7 +485,10 @@ impl Delivering {
         let Some(synced) = synced else {
             return self.settle(dirty, Vec::new()).await;
         };
-        let forget = Change::Forget { path: dirty.path.clone(), kind: dirty.kind };
+        let forget = Change::Forget {
+            path: dirty.path.clone(),
+            kind: dirty.kind,
+        };
         if self.job.deletes == Deletes::Keep {
             return self.settle(dirty, vec![forget]).await;
         }
@@ -430,11 +513,20 @@ impl Delivering {
         seen.kind = dirty.kind;
         let mut record = self.custody(Action::Deleted, &seen, dirty);
         record.destination = self.shown(&removal.path);
-        let result = self.context.destination.remove(std::slice::from_ref(&removal)).await.pop();
+        let result = self
+            .context
+            .destination
+            .remove(std::slice::from_ref(&removal))
+            .await
+            .pop();
         match result.unwrap_or(Ok(())) {
             Ok(()) => {
                 let (path, action) = (&dirty.path, Action::Deleted);
-                self.context.observer.event(&Event::Finished { path, action, bytes: 0 });
+                self.context.observer.event(&Event::Finished {
+                    path,
+                    action,
+                    bytes: 0,
+                });
             }
             Err(error) if error.kind == ErrorKind::Changed => {
                 record.action = Action::Skipped;
@@ -445,7 +537,8 @@ impl Delivering {
             }
             Err(error) => return Err(PutError::Remote(error)),
         }
-        self.settle(dirty, vec![forget, Change::Custody(Box::new(record))]).await
+        self.settle(dirty, vec![forget, Change::Custody(Box::new(record))])
+            .await
     }
 
     /// Carries a rename over, if that is possible; otherwise says nothing and the path is sent anew.
@@ -461,18 +554,29 @@ impl Delivering {
             return Ok(None);
         }
         let unchanged = match kind {
-            Kind::Directory => journal.has_synced_below(from).await.map_err(PutError::Engine)?,
+            Kind::Directory => journal
+                .has_synced_below(from)
+                .await
+                .map_err(PutError::Engine)?,
             _ => {
                 let synced = journal.synced(from).await.map_err(PutError::Engine)?;
                 synced.is_some_and(|synced| synced.source.still_describes(entry))
             }
         };
         // Somebody else may have taken the old name already: then it is not ours to rename.
-        let old_name_is_free = self.context.source.stat(from).await.map_err(PutError::Remote)?.is_none();
+        let old_name_is_free = self
+            .context
+            .source
+            .stat(from)
+            .await
+            .map_err(PutError::Remote)?
+            .is_none();
         if !unchanged || !old_name_is_free {
             return Ok(None);
         }
-        let options = RenameOptions { replace: Replace::Nothing };
+        let options = RenameOptions {
+            replace: Replace::Nothing,
+        };
         match self.context.destination.rename(from, path, options).await {
             Ok(committed) => {
                 let mut record = self.custody(Action::Renamed, entry, dirty);
@@ -487,8 +591,16 @@ impl Delivering {
                 let changes = vec![change, Change::Custody(Box::new(record))];
                 let outcome = self.settle(dirty, changes).await?;
                 let action = Action::Renamed;
-                self.context.observer.event(&Event::Finished { path, action, bytes: 0 });
-                Ok(Some(if kind == Kind::Directory { Outcome::Rescan(path.clone()) } else { outcome }))
+                self.context.observer.event(&Event::Finished {
+                    path,
+                    action,
+                    bytes: 0,
+                });
+                Ok(Some(if kind == Kind::Directory {
+                    Outcome::Rescan(path.clone())
+                } else {
+                    outcome
+                }))
             }
             Err(error) if error.retry == knarr_remote::Retry::EndpointDown => {
                 Err(PutError::Remote(error))
@@ -514,13 +626,23 @@ impl Delivering {
     }
 
     async fn settle(&self, dirty: &Dirty, mut changes: Vec<Change>) -> Result<Outcome, PutError> {
-        changes.push(Change::Settle { path: dirty.path.clone(), generation: dirty.generation });
-        self.context.journal.record(changes).await.map_err(PutError::Engine)?;
+        changes.push(Change::Settle {
+            path: dirty.path.clone(),
+            generation: dirty.generation,
+        });
+        self.context
+            .journal
+            .record(changes)
+            .await
+            .map_err(PutError::Engine)?;
         Ok(Outcome::Settled)
     }
 
     fn custody(&self, action: Action, entry: &Entry, dirty: &Dirty) -> CustodyRecord {
-        let mut record = self.context.journal.custody(action, entry, Side::Destination);
+        let mut record = self
+            .context
+            .journal
+            .custody(action, entry, Side::Destination);
         record.seen_at = Some(dirty.first_seen);
         record.complete_because.clone_from(&dirty.complete_because);
         record.attempt = dirty.attempts + 1;
@@ -541,13 +663,19 @@ impl Delivering {
         action: Action,
         message: &str,
     ) -> Result<(), EngineError> {
-        let mut entry = Entry::file(dirty.path.clone(), dirty.observed.as_ref().map_or(0, |o| o.size));
+        let mut entry = Entry::file(
+            dirty.path.clone(),
+            dirty.observed.as_ref().map_or(0, |o| o.size),
+        );
         entry.kind = dirty.kind;
         entry.mtime = dirty.observed.as_ref().and_then(|observed| observed.mtime);
         let mut record = self.custody(action, &entry, dirty);
         record.message = Some(message.to_owned());
         record.evidence = Evidence::None;
-        self.context.journal.record(vec![Change::Custody(Box::new(record))]).await?;
+        self.context
+            .journal
+            .record(vec![Change::Custody(Box::new(record))])
+            .await?;
         let kind = match action {
             Action::Problem | Action::Parked => Trouble::Problem,
             _ => Trouble::Error,

@@ -106,6 +106,10 @@ impl Circuit {
 
     fn say(&self, message: &str) {
         let (path, kind) = (None, Trouble::Notice);
-        self.observer.event(&Event::Trouble { path, kind, message });
+        self.observer.event(&Event::Trouble {
+            path,
+            kind,
+            message,
+        });
     }
 }

@@ -53,7 +53,11 @@ struct Incarnation {
 
 impl Lane {
     pub(crate) const fn new(job: Arc<WatchJob>, source: PathBuf, environment: Environment) -> Self {
-        Self { job, source, environment }
+        Self {
+            job,
+            source,
+            environment,
+        }
     }
 
     pub(crate) async fn run(self) -> Result<(), EngineError> {
@@ -114,8 +118,9 @@ impl Lane {
             let watcher = observing.start_watcher();
             (observing, watcher)
         });
-        let (observing, watcher) =
-            starting.await.map_err(|_panic| EngineError::Internal("the watcher panicked"))?;
+        let (observing, watcher) = starting
+            .await
+            .map_err(|_panic| EngineError::Internal("the watcher panicked"))?;
         // Watched first, then scanned: what changes in between is told, what changed before is seen.
         drop(incarnation.scans.try_send(ScanRequest { below: None }));
         let watched = watcher.is_some();
@@ -123,7 +128,10 @@ impl Lane {
         let (worked, observed, scanned, shown) = tokio::join!(
             cancelling(&cancel, working.run()),
             cancelling(&cancel, observe(observing, watcher)),
-            cancelling(&cancel, self.scanning(&incarnation, requests, watched, trusted)),
+            cancelling(
+                &cancel,
+                self.scanning(&incarnation, requests, watched, trusted)
+            ),
             cancelling(&cancel, progress.write(journal, &cancel)),
         );
         drop(guard);
@@ -137,11 +145,16 @@ impl Lane {
         let identity = match root.identity() {
             Ok(identity) => identity,
             Err(error) => {
-                self.say(&format!("its identity cannot be told: {}", crate::error::chain(&error)));
+                self.say(&format!(
+                    "its identity cannot be told: {}",
+                    crate::error::chain(&error)
+                ));
                 return Ok(false);
             }
         };
-        let same = journal.check_root(Side::Source, &identity.to_string()).await?;
+        let same = journal
+            .check_root(Side::Source, &identity.to_string())
+            .await?;
         if !same {
             self.say(
                 "it is another directory than before (replaced, or another file system is mounted): \
@@ -163,12 +176,21 @@ impl Lane {
             Arc::clone(&job.destination),
             incarnation.journal.clone(),
             job.retry,
-            &Environment { cancel: incarnation.cancel.clone(), ..self.environment.clone() },
+            &Environment {
+                cancel: incarnation.cancel.clone(),
+                ..self.environment.clone()
+            },
         );
-        let spec_policy = Policy { symlinks: job.symlinks, ..Policy::new(Mode::Copy) };
-        let policy = crate::oneshot::adjusted_policy(spec_policy, &source, &job.destination, &job.after);
-        let transfers =
-            job.transfers.unwrap_or(job.destination.describe().capabilities.transfers).max(1);
+        let spec_policy = Policy {
+            symlinks: job.symlinks,
+            ..Policy::new(Mode::Copy)
+        };
+        let policy =
+            crate::oneshot::adjusted_policy(spec_policy, &source, &job.destination, &job.after);
+        let transfers = job
+            .transfers
+            .unwrap_or(job.destination.describe().capabilities.transfers)
+            .max(1);
         let context = Arc::new(Context {
             source,
             destination: Arc::clone(&job.destination),
@@ -186,7 +208,10 @@ impl Lane {
             tasks: tasks.clone(),
         });
         Working {
-            delivering: Arc::new(Delivering { job: Arc::clone(job), context }),
+            delivering: Arc::new(Delivering {
+                job: Arc::clone(job),
+                context,
+            }),
             circuit,
             progress,
             wake: Arc::clone(&incarnation.wake),
@@ -225,7 +250,11 @@ impl Lane {
         });
         let mut polled = !watched;
         loop {
-            let pause = if polled { self.job.poll } else { jittered(self.job.rescan, &self.source) };
+            let pause = if polled {
+                self.job.poll
+            } else {
+                jittered(self.job.rescan, &self.source)
+            };
             let request = tokio::select! {
                 () = incarnation.cancel.cancelled() => return Ok(()),
                 request = requests.recv() => match request {
@@ -236,8 +265,9 @@ impl Lane {
             };
             let shared = Arc::clone(&scanning);
             let blocking = tokio::task::spawn_blocking(move || shared.scan(&request));
-            let scanned =
-                blocking.await.map_err(|_panic| EngineError::Internal("a scan panicked"))??;
+            let scanned = blocking
+                .await
+                .map_err(|_panic| EngineError::Internal("a scan panicked"))??;
             tracing::debug!(job = %self.job.name, ?scanned, "scanned");
             incarnation.wake.notify_one();
             polled = !watched || incarnation.journal.is_degraded().await?;
@@ -248,9 +278,17 @@ impl Lane {
     }
 
     fn say(&self, message: &str) {
-        let message = format!("job `{}`: {}: {message}", self.job.name, self.source.display());
+        let message = format!(
+            "job `{}`: {}: {message}",
+            self.job.name,
+            self.source.display()
+        );
         let (path, kind) = (None, Trouble::Notice);
-        self.environment.observer.event(&Event::Trouble { path, kind, message: &message });
+        self.environment.observer.event(&Event::Trouble {
+            path,
+            kind,
+            message: &message,
+        });
     }
 }
 
@@ -271,7 +309,9 @@ async fn observe(
         }
         ended
     });
-    let ended = running.await.map_err(|_panic| EngineError::Internal("an observer panicked"))?;
+    let ended = running
+        .await
+        .map_err(|_panic| EngineError::Internal("an observer panicked"))?;
     ended.map(drop)
 }
 

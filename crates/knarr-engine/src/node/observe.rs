@@ -147,7 +147,9 @@ impl Observing {
                 self.scan(below);
             }
             WatchEvent::Degraded { unwatched, reason } => {
-                let place = unwatched.as_ref().map_or_else(String::new, |path| format!("\"{path}\": "));
+                let place = unwatched
+                    .as_ref()
+                    .map_or_else(String::new, |path| format!("\"{path}\": "));
                 self.degraded(&format!("{place}{reason}"));
             }
             WatchEvent::RootGone => return true,
@@ -156,13 +158,25 @@ impl Observing {
     }
 
     /// Only the new name is marked: who works on it uses the old one, or marks that as gone.
-    fn renamed(&self, from: RelPath, to: RelPath, kind: Kind, now: Timestamp, marks: &mut Vec<Mark>) {
+    fn renamed(
+        &self,
+        from: RelPath,
+        to: RelPath,
+        kind: Kind,
+        now: Timestamp,
+        marks: &mut Vec<Mark>,
+    ) {
         if !self.job.filter.takes_path_from_root(&to, kind) {
             self.gone(from, kind, now, marks);
             return;
         }
         if kind == Kind::Directory {
-            let observed = self.root.stat(&to).ok().flatten().map(|entry| entry.fingerprint());
+            let observed = self
+                .root
+                .stat(&to)
+                .ok()
+                .flatten()
+                .map(|entry| entry.fingerprint());
             if observed.is_none() {
                 self.gone(from, kind, now, marks);
                 return;
@@ -229,7 +243,11 @@ impl Observing {
             knarr_core::units::Span(self.job.poll)
         );
         let (path, kind) = (None, Trouble::Notice);
-        self.observer.event(&Event::Trouble { path, kind, message: &message });
+        self.observer.event(&Event::Trouble {
+            path,
+            kind,
+            message: &message,
+        });
         if let Err(error) = self.journal.set_degraded(Some(reason)) {
             tracing::warn!(%error, "cannot record that a directory is polled");
         }

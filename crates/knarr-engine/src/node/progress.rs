@@ -36,7 +36,11 @@ struct Flight {
 
 impl Progress {
     pub(crate) fn new(inner: Arc<dyn Observer>, clock: Arc<dyn Clock>) -> Self {
-        Self { inner, clock, flights: Mutex::default() }
+        Self {
+            inner,
+            clock,
+            flights: Mutex::default(),
+        }
     }
 
     /// A path is not in flight any more, however that ended.
@@ -93,10 +97,17 @@ impl Observer for Progress {
         match event {
             Event::Started { path, size } => {
                 let (started_at, total_bytes) = (self.clock.now(), *size);
-                let flight = Flight { done_bytes: 0, total_bytes, started_at };
+                let flight = Flight {
+                    done_bytes: 0,
+                    total_bytes,
+                    started_at,
+                };
                 self.flights().insert((*path).clone(), flight);
             }
-            Event::Progress { path: Some(path), bytes } => {
+            Event::Progress {
+                path: Some(path),
+                bytes,
+            } => {
                 if let Some(flight) = self.flights().get_mut(path) {
                     flight.done_bytes += bytes;
                 }

@@ -63,7 +63,10 @@ impl Scanning {
     /// If the state cannot be read or written.
     pub(crate) fn scan(&self, request: &ScanRequest) -> Result<Scanned, EngineError> {
         if let Err(error) = self.root.check_in_place() {
-            self.say(&format!("nothing is concluded from it: {}", crate::error::chain(&error)));
+            self.say(&format!(
+                "nothing is concluded from it: {}",
+                crate::error::chain(&error)
+            ));
             return Ok(Scanned::default());
         }
         let filter = Arc::clone(&self.job.filter);
@@ -78,7 +81,10 @@ impl Scanning {
             Err(error) => {
                 let gone = request.below.is_some() && self.root.check_in_place().is_ok();
                 if !gone {
-                    self.say(&format!("cannot be listed: {}", crate::error::chain(&error)));
+                    self.say(&format!(
+                        "cannot be listed: {}",
+                        crate::error::chain(&error)
+                    ));
                     return Ok(Scanned::default());
                 }
                 // A directory below that is no more: what was delivered from it is gone.
@@ -111,7 +117,10 @@ impl Scanning {
             }
         }));
         let destination = destination.map(|synced| as_destination(&synced));
-        let index = Index { journal: &self.journal, root: &self.root };
+        let index = Index {
+            journal: &self.journal,
+            root: &self.root,
+        };
         let mut plan = plan::plan(seen, destination, synced, &policy, &index);
         let mut scanned = Scanned::default();
         let (mut marks, mut gone) = (Vec::new(), Vec::new());
@@ -119,7 +128,8 @@ impl Scanning {
             self.mark(decision, now, &mut marks, &mut gone);
             if marks.len() >= MARKS {
                 scanned.marked += marks.len() as u64;
-                self.journal.mark_blocking(std::mem::take(&mut marks), Seen::Scan)?;
+                self.journal
+                    .mark_blocking(std::mem::take(&mut marks), Seen::Scan)?;
             }
         }
         let counts = plan.counts();
@@ -136,7 +146,10 @@ impl Scanning {
                      that. If they were deleted on purpose, `knarr approve` the job",
                 );
             }
-            if self.journal.hold_unless_approved_blocking(gone.len() as u64)? {
+            if self
+                .journal
+                .hold_unless_approved_blocking(gone.len() as u64)?
+            {
                 gone.clear();
             }
         }
@@ -162,11 +175,19 @@ impl Scanning {
             Decision::Operation(Operation::Put { entry, .. }) => {
                 // A clock or mtime in the far future must not hold a file back for ever.
                 let ready_at = at_rest(&entry).min(now.after(self.job.settle));
-                marks.extend(super::observe::mark_of(&self.job, entry, ready_at, because()));
+                marks.extend(super::observe::mark_of(
+                    &self.job,
+                    entry,
+                    ready_at,
+                    because(),
+                ));
             }
             Decision::Operation(Operation::Rename { from, entry, .. }) => {
                 let mark = super::observe::mark_of(&self.job, entry, now, "renamed".to_owned());
-                marks.extend(mark.map(|mark| Mark { renamed_from: Some(from.path), ..mark }));
+                marks.extend(mark.map(|mark| Mark {
+                    renamed_from: Some(from.path),
+                    ..mark
+                }));
             }
             Decision::Operation(Operation::Remove { seen, .. }) => gone.push(Mark {
                 path: seen.path,
@@ -178,7 +199,11 @@ impl Scanning {
             }),
             Decision::Problem(problem) => {
                 let (path, kind) = (Some(&problem.path), Trouble::Problem);
-                self.observer.event(&Event::Trouble { path, kind, message: &problem.message });
+                self.observer.event(&Event::Trouble {
+                    path,
+                    kind,
+                    message: &problem.message,
+                });
             }
             Decision::Operation(Operation::Adopt { .. } | Operation::Forget { .. })
             | Decision::Conflict(_) => {}
@@ -186,9 +211,17 @@ impl Scanning {
     }
 
     fn say(&self, message: &str) {
-        let message = format!("job `{}`: {}: {message}", self.job.name, self.root.display().display());
+        let message = format!(
+            "job `{}`: {}: {message}",
+            self.job.name,
+            self.root.display().display()
+        );
         let (path, kind) = (None, Trouble::Notice);
-        self.observer.event(&Event::Trouble { path, kind, message: &message });
+        self.observer.event(&Event::Trouble {
+            path,
+            kind,
+            message: &message,
+        });
     }
 }
 
@@ -202,7 +235,12 @@ struct Walked<'a> {
 
 impl<'a> Walked<'a> {
     fn new(walker: Walker<'a>) -> Self {
-        Self { walker, batch: VecDeque::new(), buffer: Vec::new(), ended: false }
+        Self {
+            walker,
+            batch: VecDeque::new(),
+            buffer: Vec::new(),
+            ended: false,
+        }
     }
 }
 
@@ -220,8 +258,17 @@ impl Iterator for Walked<'_> {
 
 /// One iterator as two, of which neither gets far ahead of the other.
 fn tee<I: Iterator<Item = Synced>>(inner: I) -> (Tee<I>, Tee<I>) {
-    let shared = Rc::new(RefCell::new(Shared { inner, waiting: [VecDeque::new(), VecDeque::new()] }));
-    (Tee { shared: Rc::clone(&shared), which: 0 }, Tee { shared, which: 1 })
+    let shared = Rc::new(RefCell::new(Shared {
+        inner,
+        waiting: [VecDeque::new(), VecDeque::new()],
+    }));
+    (
+        Tee {
+            shared: Rc::clone(&shared),
+            which: 0,
+        },
+        Tee { shared, which: 1 },
+    )
 }
 
 struct Shared<I> {
@@ -242,7 +289,10 @@ impl<I: Iterator<Item = Synced>> Iterator for Tee<I> {
         let waiting = shared.waiting.get_mut(self.which)?.pop_front();
         waiting.or_else(|| {
             let synced = shared.inner.next()?;
-            shared.waiting.get_mut(1 - self.which)?.push_back(synced.clone());
+            shared
+                .waiting
+                .get_mut(1 - self.which)?
+                .push_back(synced.clone());
             Some(synced)
         })
     }
@@ -250,7 +300,13 @@ impl<I: Iterator<Item = Synced>> Iterator for Tee<I> {
 
 /// What was delivered, as if the destination had been listed.
 fn as_destination(synced: &Synced) -> TreeItem {
-    let Fingerprint { kind, size, mtime, identity, link_target } = synced.destination.clone();
+    let Fingerprint {
+        kind,
+        size,
+        mtime,
+        identity,
+        link_target,
+    } = synced.destination.clone();
     TreeItem::Entry(Entry {
         path: synced.path.clone(),
         kind,
@@ -274,10 +330,13 @@ impl RenameIndex for Index<'_> {
     fn renamed_from(&self, side: Side, entry: &Entry) -> Option<Synced> {
         let identity = entry.identity.as_ref()?;
         // Several, where files have several names: the one whose name is free was renamed.
-        self.journal.synced_by_identity_blocking(side, identity).into_iter().find(|found| {
-            found.path != entry.path
-                && found.source.still_describes(entry)
-                && matches!(self.root.stat(&found.path), Ok(None))
-        })
+        self.journal
+            .synced_by_identity_blocking(side, identity)
+            .into_iter()
+            .find(|found| {
+                found.path != entry.path
+                    && found.source.still_describes(entry)
+                    && matches!(self.root.stat(&found.path), Ok(None))
+            })
     }
 }

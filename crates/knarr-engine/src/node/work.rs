@@ -72,7 +72,11 @@ impl Working {
                     continue;
                 }
             }
-            let pause = if in_flight.len() < WINDOW { self.pause(looked_at).await? } else { IDLE };
+            let pause = if in_flight.len() < WINDOW {
+                self.pause(looked_at).await?
+            } else {
+                IDLE
+            };
             tokio::select! {
                 () = cancel.cancelled() => {}
                 () = self.wake.notified() => look = true,
@@ -104,7 +108,9 @@ impl Working {
         let context = &self.delivering.context;
         let next = context.journal.next_ready_after(looked_at).await?;
         let now = context.clock.now();
-        Ok(next.map_or(IDLE, |next| next.since(now).clamp(Duration::from_millis(1), IDLE)))
+        Ok(next.map_or(IDLE, |next| {
+            next.since(now).clamp(Duration::from_millis(1), IDLE)
+        }))
     }
 
     /// Starts what is ready and not in flight. Returns whether there may be more.
@@ -121,7 +127,10 @@ impl Working {
             return Ok(true);
         }
         // From where the last look ended, and from the start again when that is the end.
-        let ready = context.journal.ready(now, after.clone(), READY.min(room)).await?;
+        let ready = context
+            .journal
+            .ready(now, after.clone(), READY.min(room))
+            .await?;
         *after = match ready.last() {
             Some(last) if ready.len() == READY.min(room) => {
                 last.path.order_key(last.kind).into_owned()
@@ -129,7 +138,11 @@ impl Working {
             _ => Vec::new(),
         };
         let gone = ready.iter().any(|dirty| dirty.observed.is_none());
-        let deletions = if gone { self.deletions().await? } else { Deletions::Allowed };
+        let deletions = if gone {
+            self.deletions().await?
+        } else {
+            Deletions::Allowed
+        };
         for dirty in ready {
             if !may_start(&dirty, in_flight) {
                 continue;
@@ -155,7 +168,11 @@ impl Working {
             return Ok(Deletions::Allowed);
         }
         let (gone, known) = journal.gone_and_known().await?;
-        if job.brake.holds(gone, known, known.saturating_sub(gone).max(1)).is_none() {
+        if job
+            .brake
+            .holds(gone, known, known.saturating_sub(gone).max(1))
+            .is_none()
+        {
             return Ok(Deletions::Allowed);
         }
         if journal.hold_deletions(gone, known).await? {
@@ -194,8 +211,12 @@ impl Working {
             }
             Outcome::Braked => journal.postpone(&dirty, now.after(IDLE)).await,
             Outcome::Park(reason) => {
-                self.delivering.record_failure(&dirty, Action::Parked, &reason).await?;
-                journal.fail(&dirty, &reason, Next::Park(reason.clone())).await
+                self.delivering
+                    .record_failure(&dirty, Action::Parked, &reason)
+                    .await?;
+                journal
+                    .fail(&dirty, &reason, Next::Park(reason.clone()))
+                    .await
             }
             Outcome::Failed(error) => self.failed(&dirty, &error, now).await,
         }
@@ -235,14 +256,25 @@ impl Working {
         }
         let failures = dirty.attempts + 1;
         let chance = f64::from(failures % 7) / 7.0;
-        match (error.retry(), self.delivering.job.retry.pause(failures, chance)) {
+        match (
+            error.retry(),
+            self.delivering.job.retry.pause(failures, chance),
+        ) {
             (Retry::Never, _) | (_, None) => {
-                self.delivering.record_failure(dirty, Action::Parked, &message).await?;
-                journal.fail(dirty, &message, Next::Park(message.clone())).await
+                self.delivering
+                    .record_failure(dirty, Action::Parked, &message)
+                    .await?;
+                journal
+                    .fail(dirty, &message, Next::Park(message.clone()))
+                    .await
             }
             (_, Some(pause)) => {
-                self.delivering.record_failure(dirty, Action::Failed, &message).await?;
-                journal.fail(dirty, &message, Next::Retry(now.after(pause))).await
+                self.delivering
+                    .record_failure(dirty, Action::Failed, &message)
+                    .await?;
+                journal
+                    .fail(dirty, &message, Next::Retry(now.after(pause)))
+                    .await
             }
         }
     }
@@ -270,5 +302,8 @@ fn may_start(dirty: &Dirty, in_flight: &BTreeSet<Box<[u8]>>) -> bool {
         return false;
     }
     // A rename also concerns the old name.
-    dirty.renamed_from.as_ref().is_none_or(|from| !blocked(from))
+    dirty
+        .renamed_from
+        .as_ref()
+        .is_none_or(|from| !blocked(from))
 }

@@ -23,12 +23,18 @@ struct Running {
 impl Running {
     fn start(world: &World, job: WatchJob) -> Self {
         let environment = world.environment.clone();
-        Self { task: tokio::spawn(async move { node::run(vec![job], &environment).await }) }
+        Self {
+            task: tokio::spawn(async move { node::run(vec![job], &environment).await }),
+        }
     }
 
     async fn stop(self, world: &World) {
         world.environment.cancel.cancel();
-        tokio::time::timeout(Duration::from_secs(10), self.task).await.unwrap().unwrap().unwrap();
+        tokio::time::timeout(Duration::from_secs(10), self.task)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
     }
 }
 
@@ -38,15 +44,24 @@ fn job(world: &World) -> WatchJob {
 
 fn actions(world: &World, path: &str) -> Vec<(Action, Option<String>)> {
     let path = TracePath::Exact(RelPath::new(path.as_bytes()).unwrap());
-    let found = world.store().read(|reader| reader.trace(&path, 100)).unwrap();
-    found.into_iter().map(|c| (c.record.action, c.record.complete_because)).collect()
+    let found = world
+        .store()
+        .read(|reader| reader.trace(&path, 100))
+        .unwrap();
+    found
+        .into_iter()
+        .map(|c| (c.record.action, c.record.complete_because))
+        .collect()
 }
 
 fn queue_is_empty(world: &World) -> bool {
     let pairs = world.store().read(|reader| reader.pairs()).unwrap();
     pairs.iter().all(|pair| {
         let now = world.environment.clock.now();
-        let counts = world.store().read(|reader| reader.count_dirty(pair.id, now)).unwrap();
+        let counts = world
+            .store()
+            .read(|reader| reader.count_dirty(pair.id, now))
+            .unwrap();
         counts.ready + counts.waiting == 0
     })
 }
@@ -64,7 +79,16 @@ async fn k11_what_is_closed_after_write_is_delivered_and_what_was_there_before_t
     let fresh = actions(&world, "sub/fresh");
     assert_eq!(fresh.first().unwrap().0, Action::Created, "{fresh:?}");
     let before = actions(&world, "before");
-    assert!(before.first().unwrap().1.as_ref().unwrap().starts_with("unchanged for"), "{before:?}");
+    assert!(
+        before
+            .first()
+            .unwrap()
+            .1
+            .as_ref()
+            .unwrap()
+            .starts_with("unchanged for"),
+        "{before:?}"
+    );
     world.assert_chain();
 }
 
@@ -74,7 +98,10 @@ async fn k7_a_restart_finds_what_changed_meanwhile_and_sends_nothing_twice() {
     world.write("a/same", b"1");
     world.write("a/edited", b"1");
     let running = Running::start(&world, job(&world));
-    eventually("both", || world.read("b/same").is_some() && world.read("b/edited").is_some()).await;
+    eventually("both", || {
+        world.read("b/same").is_some() && world.read("b/edited").is_some()
+    })
+    .await;
     eventually("an empty queue", || queue_is_empty(&world)).await;
     running.stop(&world).await;
     world.write("a/edited", b"changed while nobody looked");
@@ -110,18 +137,33 @@ async fn compressed_files_are_decompressed_into_the_place_the_template_names() {
     world.write("a/acme/day.csv.gz", &gzip.stdout);
     world.write("a/acme/ignored.txt", b"not meant");
     world.write("a/acme/cut.csv.gz", &gzip.stdout[..gzip.stdout.len() / 2]);
-    let year = world.environment.clock.now().to_calendar().strftime("%Y").to_string();
+    let year = world
+        .environment
+        .clock
+        .now()
+        .to_calendar()
+        .strftime("%Y")
+        .to_string();
     let target = format!("b/raw/{year}/acme/day.csv");
     eventually("the decompressed file", || world.read(&target).is_some()).await;
     eventually("the verdict on the cut file", || {
-        actions(&world, "acme/cut.csv.gz").iter().any(|(action, _)| *action == Action::Parked)
+        actions(&world, "acme/cut.csv.gz")
+            .iter()
+            .any(|(action, _)| *action == Action::Parked)
     })
     .await;
     running.stop(&world).await;
     assert_eq!(world.read(&target).unwrap(), plain);
     assert!(world.read(&format!("b/raw/{year}/acme/cut.csv")).is_none());
-    assert!(world.read("a/acme/cut.csv.gz").is_some(), "the source is kept");
-    assert!(world.read(&format!("b/raw/{year}/acme/ignored.txt")).is_none());
+    assert!(
+        world.read("a/acme/cut.csv.gz").is_some(),
+        "the source is kept"
+    );
+    assert!(
+        world
+            .read(&format!("b/raw/{year}/acme/ignored.txt"))
+            .is_none()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -140,7 +182,10 @@ async fn k4_the_source_goes_after_the_delivery_if_that_is_wanted() {
     .await;
     // The same name again is a new file.
     world.write("a/7", b"another");
-    eventually("the second version", || world.read("b/7").as_deref() == Some(b"another")).await;
+    eventually("the second version", || {
+        world.read("b/7").as_deref() == Some(b"another")
+    })
+    .await;
     running.stop(&world).await;
 }
 
@@ -154,19 +199,27 @@ async fn renames_of_files_and_directories_are_renames_at_the_destination() {
         world.write(&format!("a/old/{number}"), b"x");
     }
     world.write("a/single", b"s");
-    eventually("all", || world.read("b/old/9").is_some() && world.read("b/single").is_some()).await;
+    eventually("all", || {
+        world.read("b/old/9").is_some() && world.read("b/single").is_some()
+    })
+    .await;
     eventually("an empty queue", || queue_is_empty(&world)).await;
     std::fs::rename(world.path("a/old"), world.path("a/new")).unwrap();
     std::fs::rename(world.path("a/single"), world.path("a/renamed")).unwrap();
-    eventually("the new names", || world.read("b/new/9").is_some() && world.read("b/renamed").is_some())
-        .await;
+    eventually("the new names", || {
+        world.read("b/new/9").is_some() && world.read("b/renamed").is_some()
+    })
+    .await;
     eventually("the old names gone", || {
         world.read("b/old/9").is_none() && world.read("b/single").is_none()
     })
     .await;
     eventually("an empty queue", || queue_is_empty(&world)).await;
     running.stop(&world).await;
-    assert_eq!(actions(&world, "renamed").first().unwrap().0, Action::Renamed);
+    assert_eq!(
+        actions(&world, "renamed").first().unwrap().0,
+        Action::Renamed
+    );
     assert_eq!(actions(&world, "new").first().unwrap().0, Action::Renamed);
 }
 
@@ -179,7 +232,10 @@ async fn deletions_follow_only_where_that_is_wanted() {
         world.write("a/x", b"1");
         world.write("a/stays", b"1");
         let running = Running::start(&world, job);
-        eventually("x", || world.read("b/x").is_some() && world.read("b/stays").is_some()).await;
+        eventually("x", || {
+            world.read("b/x").is_some() && world.read("b/stays").is_some()
+        })
+        .await;
         eventually("an empty queue", || queue_is_empty(&world)).await;
         std::fs::remove_file(world.path("a/x")).unwrap();
         world.write("a/later", b"2");
@@ -202,22 +258,37 @@ async fn k5_r20_a_directory_that_vanishes_deletes_nothing_and_is_taken_up_again(
         world.write(&format!("a/{number}"), b"x");
     }
     let running = Running::start(&world, job);
-    eventually("all", || std::fs::read_dir(world.path("b")).unwrap().count() == 5).await;
+    eventually("all", || {
+        std::fs::read_dir(world.path("b")).unwrap().count() == 5
+    })
+    .await;
     eventually("an empty queue", || queue_is_empty(&world)).await;
     std::fs::rename(world.path("a"), world.path("moved-away")).unwrap();
     eventually("that the loss is told", || {
-        world.seen.lines().iter().any(|line| line.contains("waiting for the directory"))
+        world
+            .seen
+            .lines()
+            .iter()
+            .any(|line| line.contains("waiting for the directory"))
     })
     .await;
     std::fs::create_dir(world.path("a")).unwrap();
     eventually("that another directory is noticed", || {
-        world.seen.lines().iter().any(|line| line.contains("another directory than before"))
+        world
+            .seen
+            .lines()
+            .iter()
+            .any(|line| line.contains("another directory than before"))
     })
     .await;
     world.write("a/fresh", b"y");
     eventually("the fresh file", || world.read("b/fresh").is_some()).await;
     running.stop(&world).await;
-    assert_eq!(std::fs::read_dir(world.path("b")).unwrap().count(), 6, "nothing was deleted");
+    assert_eq!(
+        std::fs::read_dir(world.path("b")).unwrap().count(),
+        6,
+        "nothing was deleted"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -234,6 +305,9 @@ async fn r31_a_file_that_is_still_written_is_not_taken_before_it_is_closed() {
         assert!(world.read("b/slow").is_none(), "a part of it was taken");
     }
     drop(file);
-    eventually("the whole", || world.read("b/slow").map(|c| c.len()) == Some(200)).await;
+    eventually("the whole", || {
+        world.read("b/slow").map(|c| c.len()) == Some(200)
+    })
+    .await;
     running.stop(&world).await;
 }

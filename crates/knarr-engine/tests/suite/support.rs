@@ -33,7 +33,11 @@ impl World {
             std::fs::create_dir(directory.path().join(side)).unwrap();
         }
         let (environment, seen) = environment(&directory.path().join("state"));
-        Self { directory, environment, seen }
+        Self {
+            directory,
+            environment,
+            seen,
+        }
     }
 
     pub(crate) fn path(&self, below: &str) -> PathBuf {
@@ -74,7 +78,10 @@ impl World {
 
     pub(crate) fn assert_chain(&self) {
         let verdict = self.store().verify_chain(None).unwrap();
-        assert!(matches!(verdict, knarr_store::chain::ChainVerdict::Intact(_)), "{verdict:?}");
+        assert!(
+            matches!(verdict, knarr_store::chain::ChainVerdict::Intact(_)),
+            "{verdict:?}"
+        );
     }
 }
 

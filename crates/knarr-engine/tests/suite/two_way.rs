@@ -42,11 +42,17 @@ async fn k7_changes_go_both_ways_and_deletions_follow() {
     std::fs::remove_file(world.path("b/left")).unwrap();
     world.write("b/new/deep", b"n");
     let second = sync(&world).await;
-    assert_eq!((second.updated, second.deleted, second.conflicts), (1, 1, 0));
+    assert_eq!(
+        (second.updated, second.deleted, second.conflicts),
+        (1, 1, 0)
+    );
     assert_same(&world);
     assert_eq!(names(&world, "a"), ["both", "new", "right"]);
     let third = sync(&world).await;
-    assert_eq!(third.created + third.updated + third.deleted + third.adopted, 0);
+    assert_eq!(
+        third.created + third.updated + third.deleted + third.adopted,
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -60,9 +66,15 @@ async fn k6_a_conflict_keeps_both_versions_on_both_sides() {
     let report = sync(&world).await;
     assert_eq!(report.conflicts, 1);
     assert_same(&world);
-    assert_eq!(world.read("b/x.txt").as_deref(), Some(b"the left version".as_slice()));
+    assert_eq!(
+        world.read("b/x.txt").as_deref(),
+        Some(b"the left version".as_slice())
+    );
     let names = names(&world, "a");
-    let kept = names.iter().find(|name| name.contains(".conflict-")).unwrap();
+    let kept = names
+        .iter()
+        .find(|name| name.contains(".conflict-"))
+        .unwrap();
     let kept = world.read(&format!("a/{kept}")).unwrap();
     assert_eq!(kept, b"the right version, which is older");
     assert_eq!(sync(&world).await.conflicts, 0);
@@ -80,7 +92,10 @@ async fn r25_an_edit_wins_over_a_deletion_and_its_directory_stays() {
     sync(&world).await;
     sync(&world).await;
     assert_same(&world);
-    assert_eq!(world.read("a/d/x").as_deref(), Some(b"edited meanwhile".as_slice()));
+    assert_eq!(
+        world.read("a/d/x").as_deref(),
+        Some(b"edited meanwhile".as_slice())
+    );
     assert!(world.read("a/d/y").is_none());
 }
 

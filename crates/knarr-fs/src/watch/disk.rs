@@ -77,15 +77,19 @@ pub(crate) enum Announce {
     Contents,
 }
 
-/// Where the tree and the disk may differ, since when. The disk is asked when the queue is empty: what
-/// stands in the queue is about a state before the disk's, and the two must not be mixed.
+/// Where the tree and the disk may differ. The disk is asked when the queue is empty: what stands in the
+/// queue is about a state before the disk's, and the two must not be mixed. What is still in doubt then
+/// is asked again, less and less often while nothing happens.
 #[derive(Debug, Default)]
 pub(crate) struct Doubt {
     /// Directories whose subdirectories may be others than the tree says.
     about: BTreeSet<u32>,
     /// Events were lost.
-    pub(crate) everything: bool,
+    everything: bool,
     since: Option<Instant>,
+    /// How often the disk was asked since the last event.
+    asked: u32,
+    not_before: Option<Instant>,
 }
 
 impl Doubt {
@@ -98,25 +102,57 @@ impl Doubt {
         self.since.get_or_insert_with(Instant::now);
     }
 
-    pub(crate) fn is_any(&self) -> bool {
+    pub(crate) fn add_everything(&mut self) {
+        self.add(ROOT);
+        self.everything = true;
+    }
+
+    /// Something happened: what could not be told may be told now.
+    pub(crate) fn reset_patience(&mut self) {
+        (self.asked, self.not_before) = (0, None);
+    }
+
+    pub(crate) const fn is_any(&self) -> bool {
         self.since.is_some()
     }
 
-    pub(crate) fn is_old(&self) -> bool {
+    /// How long to wait before the disk is asked, if there is anything to ask.
+    pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
+        let wait = |at: Instant| at.saturating_duration_since(now);
         self.since
-            .is_some_and(|since| since.elapsed() > DOUBT_PATIENCE)
+            .map(|_| self.not_before.map_or(Duration::ZERO, wait))
+    }
+
+    /// Whether to ask now. Without an empty queue only if there has not been one for long.
+    pub(crate) fn is_due(&self, queue_is_empty: bool, now: Instant) -> bool {
+        let is_old = self
+            .since
+            .is_some_and(|since| now.duration_since(since) > DOUBT_PATIENCE);
+        self.wait(now).is_some_and(|wait| wait.is_zero()) && (queue_is_empty || is_old)
+    }
+
+    /// Takes the questions; those that come up again while they are answered have to wait.
+    fn take(&mut self) -> (BTreeSet<u32>, bool) {
+        let wait = Duration::from_millis(1 << self.asked.min(13));
+        self.asked = self.asked.saturating_add(1);
+        self.not_before = Some(Instant::now() + wait);
+        self.since = None;
+        (
+            std::mem::take(&mut self.about),
+            std::mem::take(&mut self.everything),
+        )
     }
 }
 
 impl Machine {
     /// Makes the tree what the disk says, and tells what may have been missed meanwhile.
     pub(crate) fn ask_the_disk(&mut self) {
-        let doubt = std::mem::take(&mut self.doubt);
+        let (about, everything) = self.doubt.take();
         self.round = self.round.wrapping_add(1);
         if let Some((_, _, old)) = self.displaced.take() {
             self.unwatch(old);
         }
-        if doubt.everything {
+        if everything {
             self.moved.clear();
             self.created.clear();
             self.compare(ROOT, Descend::IntoAll);
@@ -127,7 +163,7 @@ impl Machine {
             self.outbox.push(WatchEvent::Overflow { below: None });
             return;
         }
-        for directory in doubt.about {
+        for directory in about {
             if self.tree.is_same_or_above(ROOT, directory)
                 && self.compare(directory, Descend::IntoNew)
             {
@@ -148,15 +184,12 @@ impl Machine {
 
     /// Makes the subdirectories of one directory what the disk says. Returns whether they were others.
     fn compare(&mut self, directory: u32, descend: Descend) -> bool {
-        let handle = match self.tree.path_of(directory) {
-            None => sys::open_listing(self.root.as_fd()).ok(),
-            Some(path) => self.open(&path).ok().flatten(),
+        let Some(handle) = self.open_node(directory) else {
+            return false;
         };
         let before = self.tree.children(directory);
         let mut pending = Vec::new();
-        if let Some(handle) = handle {
-            self.list(directory, &handle, Announce::Nothing, &mut 0, &mut pending);
-        }
+        self.list(directory, &handle, Announce::Nothing, &mut 0, &mut pending);
         let mut changed =
             self.watch_pending(&mut pending, Source::Disk, descend, Announce::Nothing);
         for child in before {
@@ -167,6 +200,29 @@ impl Machine {
             }
         }
         changed
+    }
+
+    /// Opens a directory of the tree. If its path does not lead to it, something above it was renamed and
+    /// the event is on its way; it is then doubted again.
+    fn open_node(&mut self, node: u32) -> Option<OwnedFd> {
+        let Some(path) = self.tree.path_of(node) else {
+            return sys::open_listing(self.root.as_fd()).ok();
+        };
+        let Ok(handle) = self.open(&path) else {
+            return None;
+        };
+        let watch = handle.as_ref().and_then(|handle| {
+            add_watch(&self.queue, handle.as_fd(), MASK, &self.root, Some(&path)).ok()
+        });
+        match (watch, watch.and_then(|watch| self.tree.by_watch(watch))) {
+            (Some(_), Some(found)) if found == node => return handle,
+            (Some(watch), None) => {
+                inotify::remove_watch(&self.queue, watch).ok();
+            }
+            _ => {}
+        }
+        self.doubt.add(node);
+        None
     }
 
     /// Watches what is called `name` in a directory, if it is a directory, and what is below it.
@@ -204,7 +260,11 @@ impl Machine {
             }
             let handle = match self.open(&path) {
                 Ok(Some(handle)) => handle,
-                Ok(None) => continue,
+                Ok(None) => {
+                    // It was removed or renamed, or something above it was.
+                    self.doubt.add(parent);
+                    continue;
+                }
                 Err(reason) => {
                     self.degraded(path, announce, reason);
                     continue;

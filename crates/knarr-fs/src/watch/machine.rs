@@ -224,7 +224,8 @@ impl Machine {
             shared.settled.store(false, Ordering::SeqCst);
             let is_empty = self.read(&queue, &mut buffer);
             self.expire(Instant::now());
-            if self.doubt.is_any() && ((is_empty && self.moved.is_empty()) || self.doubt.is_old()) {
+            let is_quiet = is_empty && self.moved.is_empty();
+            if self.doubt.is_due(is_quiet, Instant::now()) {
                 self.ask_the_disk();
             }
             shared.watches.store(self.tree.len(), Ordering::Relaxed);
@@ -269,15 +270,14 @@ impl Machine {
     fn wait(&self, queue: &OwnedFd, shared: &Shared, paused: bool) {
         let now = Instant::now();
         let moved = self.moved.iter().map(|moved| moved.deadline);
-        let next = moved
-            .chain(self.created.values().map(|created| created.deadline))
-            .min();
-        let mut timeout = next.map(|deadline| deadline.saturating_duration_since(now));
-        if self.doubt.is_any() && self.moved.is_empty() {
-            timeout = Some(Duration::ZERO);
-        } else if self.outbox.is_waiting() {
-            timeout = Some(timeout.map_or(CHANNEL_RETRY, |timeout| timeout.min(CHANNEL_RETRY)));
-        }
+        let created = self.created.values().map(|created| created.deadline);
+        let next = moved.chain(created).min();
+        let next = next.map(|deadline| deadline.saturating_duration_since(now));
+        // While half of a rename is missing, its deadline comes first.
+        let doubt = self.doubt.wait(now).filter(|_| self.moved.is_empty());
+        let channel = self.outbox.is_waiting().then_some(CHANNEL_RETRY);
+        let timeout = [next, doubt, channel].into_iter().flatten().min();
+        let timeout = timeout.filter(|_| !paused);
         let timeout = timeout.map(|timeout| Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             // Rounded up, so that a deadline has passed when it wakes.
@@ -299,13 +299,13 @@ impl Machine {
     fn take(&mut self, event: &inotify::Event<'_>) {
         let flags = event.events();
         if flags.contains(ReadFlags::QUEUE_OVERFLOW) {
-            self.doubt.add(ROOT);
-            self.doubt.everything = true;
+            self.doubt.add_everything();
             return;
         }
         let Some(directory) = self.tree.by_watch(event.wd()) else {
             return;
         };
+        self.doubt.reset_patience();
         if flags.intersects(ReadFlags::IGNORED | ReadFlags::UNMOUNT) {
             self.watch_is_gone(directory, flags);
             return;

@@ -465,16 +465,22 @@ fn k5_a_root_that_goes_away_is_told_and_ends_the_watch() {
 
 #[test]
 fn r32_a_storm_of_everything_leaves_every_directory_watched_at_its_place() {
+    for seed in 1..=8 {
+        storm(seed);
+    }
+}
+
+/// The sequence is fixed by the seed; what the watcher makes of it depends on when it gets to run.
+fn storm(seed: u64) {
     let mut watched = Watched::new();
-    // A fixed pseudo-random sequence, so that a failure can be repeated.
-    let mut state = 0x2545_f491_4f6c_dd1d_u64;
+    let mut state = seed.wrapping_mul(0x2545_f491_4f6c_dd1d);
     let mut random = move |below: u64| {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
         state % below
     };
-    for _ in 0..4000 {
+    for _ in 0..1500 {
         let mut name = || {
             let depth = 1 + random(3);
             let names: Vec<String> = (0..depth).map(|_| format!("d{}", random(4))).collect();
@@ -499,7 +505,11 @@ fn r32_a_storm_of_everything_leaves_every_directory_watched_at_its_place() {
             directories.push(item.path);
         }
     }
-    assert_eq!(watched.watcher.watches(), directories.len() + 1);
+    assert_eq!(
+        watched.watcher.watches(),
+        directories.len() + 1,
+        "seed {seed}"
+    );
     for directory in directories {
         let at = format!("{directory}/f");
         write(&watched.at(&at), b"x");

@@ -69,7 +69,9 @@ impl Inner {
     /// Whether this caller is the one to find out.
     fn begin_probe(&self) -> bool {
         let (from, to) = (Conditions::Unknown as u8, Conditions::Probing as u8);
-        self.conditions.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        self.conditions
+            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
     }
 }
 
@@ -120,9 +122,13 @@ pub(super) fn check_replace(
     let refuse = |kind, message: &str| Err(RemoteError::new(kind, operation, message).at(path));
     match (replace, seen) {
         (Replace::Anything, _) | (Replace::Nothing, None) => Ok(()),
-        (Replace::Nothing, Some(_)) => refuse(ErrorKind::AlreadyExists, "something is there already"),
+        (Replace::Nothing, Some(_)) => {
+            refuse(ErrorKind::AlreadyExists, "something is there already")
+        }
         (Replace::Seen(seen), Some(now)) if seen.still_describes(&now) => Ok(()),
-        (Replace::Seen(_), Some(_)) => refuse(ErrorKind::Changed, "it is another version than was seen"),
+        (Replace::Seen(_), Some(_)) => {
+            refuse(ErrorKind::Changed, "it is another version than was seen")
+        }
         (Replace::Seen(_), None) => refuse(ErrorKind::Changed, "what was seen there is gone"),
     }
 }
@@ -135,7 +141,15 @@ impl Committer for ObjectCommitter {
             async move {
                 let Staged { path, state, .. } = staged;
                 match state.downcast::<StagedObject>() {
-                    Ok(object) => Commit { inner, path, object: *object }.run().await,
+                    Ok(object) => {
+                        Commit {
+                            inner,
+                            path,
+                            object: *object,
+                        }
+                        .run()
+                        .await
+                    }
                     Err(_other) => {
                         let message = "this was staged by something else";
                         Err(RemoteError::new(ErrorKind::Other, "commit", message).at(&path))
@@ -143,7 +157,10 @@ impl Committer for ObjectCommitter {
                 }
             }
         });
-        stream::iter(commits).buffered(COMMITS_AT_ONCE).collect().await
+        stream::iter(commits)
+            .buffered(COMMITS_AT_ONCE)
+            .collect()
+            .await
     }
 }
 
@@ -159,7 +176,11 @@ impl Commit {
         let committed = match std::mem::replace(&mut self.object.content, nothing) {
             Content::Whole(payload) => self.whole(payload).await,
             Content::Finished(saved) => self.finished(&saved).await,
-            Content::Parts { saved, receipts, sink } => {
+            Content::Parts {
+                saved,
+                receipts,
+                sink,
+            } => {
                 let committed = self.parts(&saved, &receipts).await;
                 if let Err(error) = &committed {
                     self.after_failure(&saved, sink, error).await;
@@ -178,7 +199,10 @@ impl Commit {
     }
 
     async fn head(&self) -> Result<Option<Head>, RemoteError> {
-        self.inner.head(&self.object.key).await.map_err(|failure| self.failed(failure))
+        self.inner
+            .head(&self.object.key)
+            .await
+            .map_err(|failure| self.failed(failure))
     }
 
     /// Looks at what would be replaced, unless that is of no interest or the store does it reliably.
@@ -211,7 +235,11 @@ impl Commit {
             attributes: attributes(self.object.mtime, mark),
             ..PutOptions::default()
         };
-        Ok(self.inner.store.put_opts(&self.object.key, payload.clone(), options).await?)
+        Ok(self
+            .inner
+            .store
+            .put_opts(&self.object.key, payload.clone(), options)
+            .await?)
     }
 
     async fn whole(&self, payload: PutPayload) -> Result<Committed, RemoteError> {
@@ -220,7 +248,10 @@ impl Commit {
             (Replace::Anything, _, _) | (_, Conditions::Ignored, _) => PutMode::Overwrite,
             (Replace::Nothing, _, _) => PutMode::Create,
             (Replace::Seen(_), _, Some(meta)) if meta.e_tag.is_some() => {
-                PutMode::Update(UpdateVersion { e_tag: meta.e_tag, version: meta.version })
+                PutMode::Update(UpdateVersion {
+                    e_tag: meta.e_tag,
+                    version: meta.version,
+                })
             }
             (Replace::Seen(_), _, _) => PutMode::Overwrite,
         };
@@ -283,7 +314,10 @@ impl Commit {
         }
         let head = self.head().await?;
         let entry = self.check_length(head)?;
-        Ok(Committed { entry, evidence: size_only("the store confirmed no checksum") })
+        Ok(Committed {
+            entry,
+            evidence: size_only("the store confirmed no checksum"),
+        })
     }
 
     /// The entry of what is there after the commit, if it has the right length.
@@ -311,7 +345,8 @@ impl Commit {
             && head.meta.size == self.object.length
         {
             let entry = entry_of(self.path.clone(), &head.meta);
-            let evidence = size_only("the answer was lost; the object there has our mark and length");
+            let evidence =
+                size_only("the answer was lost; the object there has our mark and length");
             return Ok(Committed { entry, evidence });
         }
         if failure.is_precondition() {
@@ -322,7 +357,9 @@ impl Commit {
 
     async fn finished(&self, saved: &SavedUpload) -> Result<Committed, RemoteError> {
         let head = self.head().await?;
-        let ours = head.as_ref().is_some_and(|head| has_mark(&head.attributes, &saved.mark));
+        let ours = head
+            .as_ref()
+            .is_some_and(|head| has_mark(&head.attributes, &saved.mark));
         if !ours {
             let message = "what an earlier attempt completed was replaced meanwhile";
             return Err(RemoteError::new(ErrorKind::Changed, "commit", message).at(&self.path));
@@ -340,14 +377,23 @@ impl Commit {
     ) -> Result<Completed, Failure> {
         if let Some(s3) = &self.inner.s3 {
             let receipts: Vec<&str> = receipts.iter().map(String::as_str).collect();
-            return s3.complete(&self.object.key, &saved.upload_id, &receipts, condition).await;
+            return s3
+                .complete(&self.object.key, &saved.upload_id, &receipts, condition)
+                .await;
         }
-        let part = |receipt: &String| PartId { content_id: receipt.clone() };
+        let part = |receipt: &String| PartId {
+            content_id: receipt.clone(),
+        };
         let parts = receipts.iter().map(part).collect();
         let store = &self.inner.store;
-        let result = store.complete_multipart(&self.object.key, &saved.upload_id, parts).await?;
+        let result = store
+            .complete_multipart(&self.object.key, &saved.upload_id, parts)
+            .await?;
         let etag = result.e_tag.as_deref().map(|etag| bare(etag).to_owned());
-        Ok(Completed { etag, crc64nvme: None })
+        Ok(Completed {
+            etag,
+            crc64nvme: None,
+        })
     }
 
     async fn parts(
@@ -359,9 +405,13 @@ impl Commit {
         let mut condition = match (&self.object.replace, self.inner.conditions(), &before) {
             (Replace::Anything, _, _) | (_, Conditions::Ignored, _) => Condition::None,
             (Replace::Nothing, _, _) => Condition::Absent,
-            (Replace::Seen(_), _, Some(ObjectMeta { e_tag: Some(etag), .. })) => {
-                Condition::Is(etag.clone())
-            }
+            (
+                Replace::Seen(_),
+                _,
+                Some(ObjectMeta {
+                    e_tag: Some(etag), ..
+                }),
+            ) => Condition::Is(etag.clone()),
             (Replace::Seen(_), _, _) => Condition::None,
         };
         let mut attempt = 0;
@@ -375,7 +425,8 @@ impl Commit {
                 continue;
             }
             let gone = failure.is_no_such_upload() || failure.status == Some(404);
-            if !gone && !failure.is_precondition() && !failure.is_unclear() && !failure.is_passing() {
+            if !gone && !failure.is_precondition() && !failure.is_unclear() && !failure.is_passing()
+            {
                 return Err(self.failed(failure));
             }
             attempt += 1;
@@ -412,12 +463,17 @@ impl Commit {
             })
         };
         let evidence = match completed.crc64nvme {
-            Some(value) if all_confirmed() => {
-                Evidence::ServerChecksum { algorithm: "crc64nvme".to_owned(), value }
-            }
+            Some(value) if all_confirmed() => Evidence::ServerChecksum {
+                algorithm: "crc64nvme".to_owned(),
+                value,
+            },
             _ if all_confirmed() => Evidence::ServerChecksum {
                 algorithm: "checksum of each part".to_owned(),
-                value: format!("{} parts, ETag {}", receipts.len(), etag_there.unwrap_or_default()),
+                value: format!(
+                    "{} parts, ETag {}",
+                    receipts.len(),
+                    etag_there.unwrap_or_default()
+                ),
             },
             _ => size_only("the store confirmed no checksums of the parts"),
         };
@@ -433,7 +489,10 @@ impl Commit {
     ) {
         match sink {
             None => {
-                let abort = self.inner.store.abort_multipart(&self.object.key, &saved.upload_id);
+                let abort = self
+                    .inner
+                    .store
+                    .abort_multipart(&self.object.key, &saved.upload_id);
                 if let Err(error) = abort.await {
                     let failure = Failure::store(&error);
                     if failure.status != Some(404) {
@@ -455,7 +514,10 @@ impl Commit {
     /// Reads everything back; what is there stays there, whatever comes of it.
     async fn read_back(&self, committed: Committed) -> Result<Committed, RemoteError> {
         let expected = Some(committed.entry.fingerprint());
-        let options = ReadOptions { offset: 0, expected };
+        let options = ReadOptions {
+            offset: 0,
+            expected,
+        };
         let mut reader = read::open(Arc::clone(&self.inner), &self.path, options).await?;
         let mut hasher = blake3::Hasher::new();
         while let Some(chunk) = reader.next().await? {
@@ -466,7 +528,10 @@ impl Commit {
             let message = "other bytes were read back than were sent";
             return Err(RemoteError::new(ErrorKind::Protocol, "commit", message).at(&self.path));
         }
-        Ok(Committed { evidence: Evidence::ReadBack { hash }, ..committed })
+        Ok(Committed {
+            evidence: Evidence::ReadBack { hash },
+            ..committed
+        })
     }
 }
 
@@ -475,7 +540,8 @@ fn content_mark(hash: ContentHash) -> String {
     format!("blake3-{hash}")
 }
 
-
 fn size_only(reason: &str) -> Evidence {
-    Evidence::SizeOnly { reason: reason.to_owned() }
+    Evidence::SizeOnly {
+        reason: reason.to_owned(),
+    }
 }

@@ -29,7 +29,11 @@ pub(super) struct ChainCredentials {
 
 impl ChainCredentials {
     pub(super) fn new(provider: SharedCredentialsProvider) -> Self {
-        Self { provider, clock: SystemClock, current: Mutex::new(None) }
+        Self {
+            provider,
+            clock: SystemClock,
+            current: Mutex::new(None),
+        }
     }
 }
 
@@ -52,12 +56,18 @@ impl CredentialProvider for ChainCredentials {
             return Ok(Arc::clone(credential));
         }
         let found = self.provider.provide_credentials().await.map_err(|error| {
-            object_store::Error::Unauthenticated { path: String::new(), source: Box::new(error) }
+            object_store::Error::Unauthenticated {
+                path: String::new(),
+                source: Box::new(error),
+            }
         })?;
-        let until = match found.expiry().and_then(|expiry| {
-            expiry.duration_since(std::time::UNIX_EPOCH).ok()
-        }) {
-            Some(expiry) => Timestamp::from_seconds(0).after(expiry).before(RENEW_BEFORE),
+        let until = match found
+            .expiry()
+            .and_then(|expiry| expiry.duration_since(std::time::UNIX_EPOCH).ok())
+        {
+            Some(expiry) => Timestamp::from_seconds(0)
+                .after(expiry)
+                .before(RENEW_BEFORE),
             None => now.after(KEEP),
         };
         let credential = Arc::new(AwsCredential {

@@ -34,7 +34,13 @@ impl Failure {
     pub(super) fn answer(status: u16, body: &[u8]) -> Self {
         let code = xml::find(body, "Code").filter(|code| !code.is_empty());
         let message = xml::find(body, "Message").unwrap_or_default();
-        Self { status: Some(status), code, message, transport: None, kind: None }
+        Self {
+            status: Some(status),
+            code,
+            message,
+            transport: None,
+            kind: None,
+        }
     }
 
     /// No answer.
@@ -78,7 +84,11 @@ impl Failure {
                 if let Some((_, said)) = text.split_once(marker) {
                     let read = || said.split([' ', ':']).next()?.parse::<u16>().ok();
                     status = status.or(known).or_else(read);
-                    body = said.find('<').and_then(|at| said.get(at..)).map(str::to_owned).or(body);
+                    body = said
+                        .find('<')
+                        .and_then(|at| said.get(at..))
+                        .map(str::to_owned)
+                        .or(body);
                 }
             }
             cause = current.source();
@@ -87,14 +97,12 @@ impl Failure {
         failure.status = status;
         failure.kind = match error {
             object_store::Error::NotFound { .. } => Some(ErrorKind::NotFound),
-            object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. } => {
-                Some(ErrorKind::Changed)
-            }
+            object_store::Error::AlreadyExists { .. }
+            | object_store::Error::Precondition { .. } => Some(ErrorKind::Changed),
             object_store::Error::PermissionDenied { .. } => Some(ErrorKind::PermissionDenied),
             object_store::Error::Unauthenticated { .. } => Some(ErrorKind::Authentication),
-            object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. } => {
-                Some(ErrorKind::Unsupported)
-            }
+            object_store::Error::NotSupported { .. }
+            | object_store::Error::NotImplemented { .. } => Some(ErrorKind::Unsupported),
             object_store::Error::InvalidPath { .. } => Some(ErrorKind::InvalidName),
             _ => None,
         };
@@ -137,7 +145,9 @@ impl Failure {
 
     /// Whether a condition was not met.
     pub(super) fn is_precondition(&self) -> bool {
-        self.status == Some(412) || self.status == Some(409) || self.kind == Some(ErrorKind::Changed)
+        self.status == Some(412)
+            || self.status == Some(409)
+            || self.kind == Some(ErrorKind::Changed)
     }
 
     /// Whether the store does not know such a request.
@@ -189,9 +199,10 @@ impl Failure {
         }
         match (self.transport, self.status) {
             // The connection broke: the server may be fine for the next request.
-            (Some(HttpErrorKind::Interrupted | HttpErrorKind::Request | HttpErrorKind::Decode), _) => {
-                error.with_retry(Retry::Later)
-            }
+            (
+                Some(HttpErrorKind::Interrupted | HttpErrorKind::Request | HttpErrorKind::Decode),
+                _,
+            ) => error.with_retry(Retry::Later),
             (None, Some(300..500)) if kind == ErrorKind::Other && !gone => {
                 error.with_retry(Retry::Never)
             }
@@ -234,9 +245,11 @@ impl Failure {
             Some("SignatureDoesNotMatch") => "check the secret access key",
             Some("RequestTimeTooSkewed") => "check the clock of this machine",
             Some("ExpiredToken" | "TokenRefreshRequired") => "log in again",
-            Some("PermanentRedirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException") => {
-                "set the region in which the bucket is"
-            }
+            Some(
+                "PermanentRedirect"
+                | "AuthorizationHeaderMalformed"
+                | "IllegalLocationConstraintException",
+            ) => "set the region in which the bucket is",
             _ => match self.status {
                 Some(301 | 307) => "set the region in which the bucket is",
                 Some(403) if self.code.is_none() => {
@@ -253,23 +266,39 @@ fn kind_of_code(code: &str) -> Option<ErrorKind> {
         "NoSuchKey" | "NoSuchBucket" | "NoSuchVersion" | "BlobNotFound" | "ContainerNotFound" => {
             ErrorKind::NotFound
         }
-        "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "ExpiredToken" | "InvalidToken"
-        | "TokenRefreshRequired" | "RequestTimeTooSkewed" | "AuthenticationFailed"
-        | "NotSignedUp" | "InvalidSecurity" => ErrorKind::Authentication,
+        "InvalidAccessKeyId"
+        | "SignatureDoesNotMatch"
+        | "ExpiredToken"
+        | "InvalidToken"
+        | "TokenRefreshRequired"
+        | "RequestTimeTooSkewed"
+        | "AuthenticationFailed"
+        | "NotSignedUp"
+        | "InvalidSecurity" => ErrorKind::Authentication,
         "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "MethodNotAllowed" => {
             ErrorKind::PermissionDenied
         }
-        "SlowDown" | "TooManyRequests" | "RequestLimitExceeded" | "ServiceUnavailable"
-        | "Throttling" | "ThrottlingException" | "ServerBusy" => ErrorKind::Throttled,
+        "SlowDown"
+        | "TooManyRequests"
+        | "RequestLimitExceeded"
+        | "ServiceUnavailable"
+        | "Throttling"
+        | "ThrottlingException"
+        | "ServerBusy" => ErrorKind::Throttled,
         "QuotaExceeded" | "XMinioStorageFull" | "InsufficientStorage" | "XAmzQuotaExceeded" => {
             ErrorKind::NoSpace
         }
-        "PreconditionFailed" | "ConditionalRequestConflict" | "OperationAborted"
+        "PreconditionFailed"
+        | "ConditionalRequestConflict"
+        | "OperationAborted"
         | "ConditionNotMet" => ErrorKind::Changed,
         "KeyTooLongError" | "InvalidObjectName" | "XMinioInvalidObjectName" => {
             ErrorKind::InvalidName
         }
-        "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch"
+        "BadDigest"
+        | "InvalidDigest"
+        | "XAmzContentSHA256Mismatch"
+        | "XAmzContentChecksumMismatch"
         | "IncompleteBody" => ErrorKind::Protocol,
         "NotImplemented" => ErrorKind::Unsupported,
         "NoSuchUpload" => ErrorKind::Other,
@@ -306,7 +335,9 @@ mod tests {
     use super::*;
 
     fn body(code: &str) -> String {
-        format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>m\u{1b}[31m</Message></Error>")
+        format!(
+            "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>m\u{1b}[31m</Message></Error>"
+        )
     }
 
     #[test]
@@ -316,8 +347,18 @@ mod tests {
             (429, "TooManyRequests", ErrorKind::Throttled, Retry::Later),
             (500, "InternalError", ErrorKind::Other, Retry::Later),
             (200, "InternalError", ErrorKind::Other, Retry::Later),
-            (403, "AccessDenied", ErrorKind::PermissionDenied, Retry::Never),
-            (403, "SignatureDoesNotMatch", ErrorKind::Authentication, Retry::Never),
+            (
+                403,
+                "AccessDenied",
+                ErrorKind::PermissionDenied,
+                Retry::Never,
+            ),
+            (
+                403,
+                "SignatureDoesNotMatch",
+                ErrorKind::Authentication,
+                Retry::Never,
+            ),
             (404, "NoSuchBucket", ErrorKind::NotFound, Retry::Never),
             (412, "PreconditionFailed", ErrorKind::Changed, Retry::Later),
             (400, "InvalidRequest", ErrorKind::Other, Retry::Never),
@@ -325,21 +366,38 @@ mod tests {
             (301, "PermanentRedirect", ErrorKind::Other, Retry::Never),
         ] {
             let error = Failure::answer(status, body(code).as_bytes()).into_remote("look at", None);
-            assert_eq!((error.kind, error.retry), (kind, retry), "{status} {code}: {error}");
+            assert_eq!(
+                (error.kind, error.retry),
+                (kind, retry),
+                "{status} {code}: {error}"
+            );
             assert!(!error.to_string().contains('\u{1b}'), "{error}");
         }
     }
 
     #[test]
     fn r40_only_what_may_have_been_done_is_unclear() {
-        for (status, unclear) in [(200, true), (500, true), (503, true), (412, false), (403, false)] {
-            assert_eq!(Failure::answer(status, b"").is_unclear(), unclear, "{status}");
+        for (status, unclear) in [
+            (200, true),
+            (500, true),
+            (503, true),
+            (412, false),
+            (403, false),
+        ] {
+            assert_eq!(
+                Failure::answer(status, b"").is_unclear(),
+                unclear,
+                "{status}"
+            );
         }
     }
 
     #[test]
     fn an_endless_message_is_cut() {
-        let body = format!("<Error><Code>X</Code><Message>{}</Message></Error>", "é".repeat(9_000));
+        let body = format!(
+            "<Error><Code>X</Code><Message>{}</Message></Error>",
+            "é".repeat(9_000)
+        );
         let error = Failure::answer(400, body.as_bytes()).into_remote("look at", None);
         assert!(error.to_string().len() < 1_000);
     }

@@ -19,8 +19,10 @@ use object_store::{BackoffConfig, ClientOptions, HeaderValue, RetryConfig};
 const SLOWEST_LINE: u64 = 32 * 1024;
 
 /// The checksums that the adapter can send, as headers.
-const CHECKSUM_HEADERS: [(&str, &str); 2] =
-    [("crc64nvme", "x-amz-checksum-crc64nvme"), ("sha256", "x-amz-checksum-sha256")];
+const CHECKSUM_HEADERS: [(&str, &str); 2] = [
+    ("crc64nvme", "x-amz-checksum-crc64nvme"),
+    ("sha256", "x-amz-checksum-sha256"),
+];
 
 /// A checksum that the server confirmed for one request, in the extensions of the answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +89,9 @@ struct Patient {
 /// The headers of requests are signed and never shown.
 impl fmt::Debug for Patient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Patient").field("patience", &self.patience).finish_non_exhaustive()
+        f.debug_struct("Patient")
+            .field("patience", &self.patience)
+            .finish_non_exhaustive()
     }
 }
 
@@ -97,7 +101,11 @@ enum BadAnswer {
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
     #[error("the server computed another {algorithm} checksum ({theirs}) than was sent ({ours})")]
-    Checksum { algorithm: &'static str, ours: String, theirs: String },
+    Checksum {
+        algorithm: &'static str,
+        ours: String,
+        theirs: String,
+    },
 }
 
 #[async_trait]
@@ -105,13 +113,18 @@ impl HttpService for Patient {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let sending = request.body().content_length() as u64 / SLOWEST_LINE;
         let limit = self.patience + Duration::from_secs(sending);
-        let sent = CHECKSUM_HEADERS.into_iter().find_map(|(algorithm, header)| {
-            Some((algorithm, header, request.headers().get(header)?.clone()))
-        });
+        let sent = CHECKSUM_HEADERS
+            .into_iter()
+            .find_map(|(algorithm, header)| {
+                Some((algorithm, header, request.headers().get(header)?.clone()))
+            });
         let mut response = match tokio::time::timeout(limit, self.inner.execute(request)).await {
             Ok(answer) => answer?,
             Err(_elapsed) => {
-                return Err(HttpError::new(HttpErrorKind::Timeout, BadAnswer::TimedOut(limit)));
+                return Err(HttpError::new(
+                    HttpErrorKind::Timeout,
+                    BadAnswer::TimedOut(limit),
+                ));
             }
         };
         if let Some((algorithm, header, ours)) = sent
@@ -119,13 +132,20 @@ impl HttpService for Patient {
             && let Some(theirs) = response.headers().get(header)
         {
             if *theirs != ours {
-                let show = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+                let show =
+                    |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
                 let (ours, theirs) = (show(&ours), show(theirs));
-                let bad = BadAnswer::Checksum { algorithm, ours, theirs };
+                let bad = BadAnswer::Checksum {
+                    algorithm,
+                    ours,
+                    theirs,
+                };
                 return Err(HttpError::new(HttpErrorKind::Decode, bad));
             }
             let value = String::from_utf8_lossy(ours.as_bytes()).into_owned();
-            response.extensions_mut().insert(ConfirmedChecksum { algorithm, value });
+            response
+                .extensions_mut()
+                .insert(ConfirmedChecksum { algorithm, value });
         }
         Ok(response)
     }

@@ -27,8 +27,15 @@ impl Prefix {
             return Ok(Self(String::new()));
         }
         if let Err(error) = RelPath::new(text.as_bytes()) {
-            let message = format!("the prefix \"{}\" is no path: {error}", printable(text.as_bytes()));
-            return Err(RemoteError::new(ErrorKind::InvalidName, "open the bucket", message));
+            let message = format!(
+                "the prefix \"{}\" is no path: {error}",
+                printable(text.as_bytes())
+            );
+            return Err(RemoteError::new(
+                ErrorKind::InvalidName,
+                "open the bucket",
+                message,
+            ));
         }
         Ok(Self(format!("{text}/")))
     }
@@ -47,7 +54,9 @@ impl Prefix {
             return refuse("an object store takes only names in UTF-8");
         };
         if self.0.len() + text.len() > MAX_KEY_BYTES {
-            return refuse("an object store takes names of at most 1,024 bytes, with all directories");
+            return refuse(
+                "an object store takes names of at most 1,024 bytes, with all directories",
+            );
         }
         let Ok(key) = Path::parse(format!("{}{text}", self.0)) else {
             return refuse("names with control characters cannot be kept in an object store");
@@ -98,7 +107,11 @@ fn problem(path: RelPath, key: &[u8], why: &str) -> Key {
         "the object \"{}\" cannot be handled: {why}; it is left alone, rename it there",
         printable(key)
     );
-    Key::Problem(Problem { path, kind: Kind::File, message })
+    Key::Problem(Problem {
+        path,
+        kind: Kind::File,
+        message,
+    })
 }
 
 /// A path for what is none, which keeps its place in the order of the listing: were it sorted later
@@ -113,7 +126,11 @@ fn stand_in(key: &[u8]) -> RelPath {
         if number > 0 && !faulty {
             path.push(b'/');
         }
-        path.extend(component.iter().map(|byte| if *byte == 0 { 1 } else { *byte }));
+        path.extend(
+            component
+                .iter()
+                .map(|byte| if *byte == 0 { 1 } else { *byte }),
+        );
         faulty |= matches!(component, b"" | b"." | b"..");
         if faulty && components.peek().is_some() {
             path.extend_from_slice(SLASH);
@@ -140,13 +157,27 @@ mod tests {
     #[test]
     fn h02_keys_that_are_no_paths_are_problems() {
         for key in [
-            "/etc/passwd", "..", "../x", "a//b", "a/./b", "a/../b", "a/..", "//", "a//", "a\0b", ".",
+            "/etc/passwd",
+            "..",
+            "../x",
+            "a//b",
+            "a/./b",
+            "a/../b",
+            "a/..",
+            "//",
+            "a//",
+            "a\0b",
+            ".",
         ] {
             match read_key(key.as_bytes(), 1) {
                 Key::Problem(problem) => {
                     let odd = |byte: &u8| matches!(byte, 1 | 0xff);
                     assert!(problem.path.as_bytes().iter().any(odd), "{problem:?}");
-                    assert!(problem.message.contains("left alone"), "{}", problem.message);
+                    assert!(
+                        problem.message.contains("left alone"),
+                        "{}",
+                        problem.message
+                    );
                 }
                 other => panic!("{key:?} is {other:?}"),
             }
@@ -162,7 +193,8 @@ mod tests {
     fn k5_a_stand_in_is_never_sorted_behind_what_follows_its_key() {
         let mut keys: Vec<&str> = vec![
             "//", "//x", "/x", "-", ".-", ".", "./x", "../x", "..", "...", "..x", ".git", "0", "a",
-            "a/", "a//", "a//b", "a/-", "a/.", "a/.!", "a/./b", "a/../b", "a/.x", "a/0", "a-", "a0",
+            "a/", "a//", "a//b", "a/-", "a/.", "a/.!", "a/./b", "a/../b", "a/.x", "a/0", "a-",
+            "a0",
         ];
         keys.sort_unstable();
         let paths: Vec<RelPath> = keys
@@ -174,7 +206,10 @@ mod tests {
             })
             .collect();
         for pair in paths.windows(2) {
-            assert!(pair[0].as_bytes() < pair[1].as_bytes(), "{pair:?} of {keys:?}");
+            assert!(
+                pair[0].as_bytes() < pair[1].as_bytes(),
+                "{pair:?} of {keys:?}"
+            );
         }
     }
 
@@ -187,7 +222,9 @@ mod tests {
         }
         let long = "n".repeat(MAX_KEY_BYTES);
         for name in [b"\xff".as_slice(), b"new\nline", b"a\x7f", long.as_bytes()] {
-            let error = prefix.key("write", &RelPath::new(name).unwrap()).unwrap_err();
+            let error = prefix
+                .key("write", &RelPath::new(name).unwrap())
+                .unwrap_err();
             assert_eq!(error.kind, ErrorKind::InvalidName);
         }
         Prefix::new("a/../b").unwrap_err();

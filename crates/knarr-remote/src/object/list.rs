@@ -29,12 +29,19 @@ pub(super) async fn list(inner: Arc<Inner>, options: ListOptions) -> Result<List
         tokio::spawn(sender.end());
         return Ok(listing);
     };
-    let request = PageRequest { prefix, shallow: options.shallow, token: None };
+    let request = PageRequest {
+        prefix,
+        shallow: options.shallow,
+        token: None,
+    };
     let first = match inner.page(&request).await {
         Ok(page) => page,
         Err(failure) if failure.kind() == ErrorKind::Protocol => {
             let reason = failure.into_remote("list", options.below.as_ref()).message;
-            let incomplete = TreeItem::Incomplete(Incomplete { below: None, reason });
+            let incomplete = TreeItem::Incomplete(Incomplete {
+                below: None,
+                reason,
+            });
             tokio::spawn(async move {
                 if sender.send(vec![incomplete]).await.is_ok() {
                     sender.end().await;
@@ -65,16 +72,20 @@ impl Inner {
             ..PaginatedListOptions::default()
         };
         let prefix = Some(request.prefix.as_str()).filter(|prefix| !prefix.is_empty());
-        let listed = self.store.list_paginated(prefix, options).await.map_err(|error| {
-            match Failure::store(&error) {
-                // One such key spoils the page, and nothing tells what else was on it.
-                failure if failure.kind() == ErrorKind::InvalidName => Failure::of(
-                    ErrorKind::Protocol,
-                    "the bucket holds a key that is no path; rename it there",
-                ),
-                failure => failure,
-            }
-        })?;
+        let listed = self
+            .store
+            .list_paginated(prefix, options)
+            .await
+            .map_err(|error| {
+                match Failure::store(&error) {
+                    // One such key spoils the page, and nothing tells what else was on it.
+                    failure if failure.kind() == ErrorKind::InvalidName => Failure::of(
+                        ErrorKind::Protocol,
+                        "the bucket holds a key that is no path; rename it there",
+                    ),
+                    failure => failure,
+                }
+            })?;
         let object = |meta: object_store::ObjectMeta| ListedObject {
             key: meta.location.as_ref().as_bytes().to_vec(),
             size: meta.size,
@@ -102,14 +113,16 @@ fn root_stand_in() -> RelPath {
 /// before what lies below it, was the placeholder of a directory.
 fn drop_placeholders(objects: &mut Vec<ListedObject>) {
     let is_below = |directory: &[u8], key: &[u8]| {
-        key.strip_prefix(directory).is_some_and(|rest| rest.first() == Some(&b'/'))
+        key.strip_prefix(directory)
+            .is_some_and(|rest| rest.first() == Some(&b'/'))
     };
     let mut last: Vec<u8> = Vec::new();
     let mut kept = Vec::with_capacity(objects.len());
     let mut rest = objects.drain(..).peekable();
     while let Some(object) = rest.next() {
-        let before_its_content =
-            rest.peek().is_some_and(|next| is_below(&object.key, &next.key));
+        let before_its_content = rest
+            .peek()
+            .is_some_and(|next| is_below(&object.key, &next.key));
         if object.size == 0 && (object.key <= last || before_its_content) {
             continue;
         }
@@ -157,8 +170,16 @@ impl Lister {
                 Some(Ok(next)) => page = next,
                 Some(Err(failure)) => {
                     let error = failure.into_remote("list", self.items.options.below.as_ref());
-                    let incomplete = Incomplete { below: None, reason: error.message };
-                    if self.sender.send(vec![TreeItem::Incomplete(incomplete)]).await.is_err() {
+                    let incomplete = Incomplete {
+                        below: None,
+                        reason: error.message,
+                    };
+                    if self
+                        .sender
+                        .send(vec![TreeItem::Incomplete(incomplete)])
+                        .await
+                        .is_err()
+                    {
                         return;
                     }
                     break;
@@ -209,7 +230,9 @@ impl Items {
                 (Some(object), Some(directory)) => directory.cmp(&object.key) == Ordering::Less,
             };
             let item = if directory_first {
-                directories.next().and_then(|directory| self.directory(directory))
+                directories
+                    .next()
+                    .and_then(|directory| self.directory(directory))
             } else {
                 objects.next().and_then(|object| self.object(object))
             };
@@ -218,7 +241,10 @@ impl Items {
                 break;
             }
             if batch.len() == BATCH_ENTRIES {
-                batches.push(std::mem::replace(&mut batch, Vec::with_capacity(BATCH_ENTRIES)));
+                batches.push(std::mem::replace(
+                    &mut batch,
+                    Vec::with_capacity(BATCH_ENTRIES),
+                ));
             }
         }
         batches.push(batch);
@@ -228,7 +254,10 @@ impl Items {
     fn break_off(&mut self, key: &[u8], why: &str) -> TreeItem {
         self.broken = true;
         let reason = format!("the store lists \"{}\" {why}", printable(key));
-        TreeItem::Incomplete(Incomplete { below: None, reason })
+        TreeItem::Incomplete(Incomplete {
+            below: None,
+            reason,
+        })
     }
 
     /// Checks that `key` comes next; gives the fault if it does not.
@@ -251,9 +280,9 @@ impl Items {
         let key = object.key.get(self.strip..)?;
         match read_key(key, object.size) {
             Key::Placeholder => None,
-            Key::Problem(problem) => {
-                self.takes(&problem.path, Kind::File).then_some(TreeItem::Problem(problem))
-            }
+            Key::Problem(problem) => self
+                .takes(&problem.path, Kind::File)
+                .then_some(TreeItem::Problem(problem)),
             Key::File(path) => {
                 if !self.takes(&path, Kind::File) {
                     return None;
@@ -285,7 +314,10 @@ impl Items {
     /// Whether the listing is to contain `path`: by itself, and by all directories above it.
     fn takes(&mut self, path: &RelPath, kind: Kind) -> bool {
         let bytes = path.as_bytes();
-        let parent = bytes.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+        let parent = bytes
+            .iter()
+            .rposition(|byte| *byte == b'/')
+            .map_or(0, |slash| slash + 1);
         let directory = bytes.get(..parent).unwrap_or_default();
         if directory != self.directory.0.as_slice() {
             let left_out = self.leaves_out(directory);
@@ -297,8 +329,16 @@ impl Items {
     }
 
     fn leaves_out(&self, directory: &[u8]) -> bool {
-        let from = self.options.below.as_ref().map_or(0, |below| below.as_bytes().len() + 1);
-        let ends = directory.iter().enumerate().skip(from).filter(|(_, byte)| **byte == b'/');
+        let from = self
+            .options
+            .below
+            .as_ref()
+            .map_or(0, |below| below.as_bytes().len() + 1);
+        let ends = directory
+            .iter()
+            .enumerate()
+            .skip(from)
+            .filter(|(_, byte)| **byte == b'/');
         for (end, _) in ends {
             let above = directory.get(..end).map(RelPath::new);
             if let Some(Ok(above)) = above
@@ -316,7 +356,12 @@ mod tests {
     use super::*;
 
     fn object(key: &str, size: u64) -> ListedObject {
-        ListedObject { key: key.as_bytes().to_vec(), size, modified: None, etag: None }
+        ListedObject {
+            key: key.as_bytes().to_vec(),
+            size,
+            modified: None,
+            etag: None,
+        }
     }
 
     fn items(keys: &[&str]) -> Vec<String> {
@@ -337,19 +382,33 @@ mod tests {
     #[test]
     fn k5_a_listing_out_of_order_or_of_something_else_is_incomplete() {
         assert_eq!(items(&["p/a", "p/b"]), ["a", "b"]);
-        assert_eq!(items(&["p/b", "p/a"]), ["b", "incomplete: the store lists \"p/a\" out of order"]);
+        assert_eq!(
+            items(&["p/b", "p/a"]),
+            ["b", "incomplete: the store lists \"p/a\" out of order"]
+        );
         assert_eq!(items(&["p/b", "p/b"]).len(), 2);
         assert_eq!(
             items(&["p/b", "q/c"]),
-            ["b", "incomplete: the store lists \"q/c\" which was not asked for"]
+            [
+                "b",
+                "incomplete: the store lists \"q/c\" which was not asked for"
+            ]
         );
-        assert_eq!(items(&["p"]), ["incomplete: the store lists \"p\" which was not asked for"]);
+        assert_eq!(
+            items(&["p"]),
+            ["incomplete: the store lists \"p\" which was not asked for"]
+        );
     }
 
     #[test]
     fn placeholders_of_stores_that_hide_the_slash_are_left_out() {
-        let mut objects =
-            vec![object("a", 0), object("a/b", 1), object("b-c", 1), object("b", 0), object("d", 0)];
+        let mut objects = vec![
+            object("a", 0),
+            object("a/b", 1),
+            object("b-c", 1),
+            object("b", 0),
+            object("d", 0),
+        ];
         drop_placeholders(&mut objects);
         let keys: Vec<&[u8]> = objects.iter().map(|object| object.key.as_slice()).collect();
         assert_eq!(keys, [b"a/b".as_slice(), b"b-c", b"d"]);

@@ -55,7 +55,7 @@ use self::s3::S3Api;
 use crate::error::{ErrorKind, RemoteError};
 use crate::listing::{ListOptions, Listing};
 use crate::remote::{
-    Capabilities, Description, MtimeSupport, NewNode, ReadOptions, Reader, Removal, Remote,
+    Capabilities, Description, MtimeSupport, NewNode, ReadOptions, Reader, Remote, Removal,
     RenameOptions, WriteOptions,
 };
 use crate::upload::Upload;
@@ -158,12 +158,22 @@ pub(crate) struct Head {
 impl Inner {
     /// Looks at a key.
     async fn head(&self, key: &Path) -> Result<Option<Head>, Failure> {
-        let options = GetOptions { head: true, ..GetOptions::default() };
+        let options = GetOptions {
+            head: true,
+            ..GetOptions::default()
+        };
         match self.store.get_opts(key, options).await {
-            Ok(found) => Ok(Some(Head { meta: found.meta, attributes: found.attributes })),
+            Ok(found) => Ok(Some(Head {
+                meta: found.meta,
+                attributes: found.attributes,
+            })),
             Err(error) => {
                 let failure = Failure::store(&error);
-                if failure.is_not_found() { Ok(None) } else { Err(failure) }
+                if failure.is_not_found() {
+                    Ok(None)
+                } else {
+                    Err(failure)
+                }
             }
         }
     }
@@ -175,7 +185,10 @@ fn entry_of(path: RelPath, meta: &ObjectMeta) -> Entry {
     // The epoch stands for a header that was not there.
     let seconds = meta.last_modified.timestamp();
     entry.mtime = (seconds != 0).then(|| Timestamp::from_seconds(seconds));
-    entry.identity = meta.e_tag.as_deref().map(|etag| Identity::Tag(s3::bare(etag).into()));
+    entry.identity = meta
+        .e_tag
+        .as_deref()
+        .map(|etag| Identity::Tag(s3::bare(etag).into()));
     entry
 }
 
@@ -205,7 +218,9 @@ impl Remote for ObjectRemote {
         path: &RelPath,
         options: ReadOptions,
     ) -> Result<Box<dyn Reader>, RemoteError> {
-        Ok(Box::new(read::open(Arc::clone(&self.inner), path, options).await?))
+        Ok(Box::new(
+            read::open(Arc::clone(&self.inner), path, options).await?,
+        ))
     }
 
     async fn write(
@@ -214,10 +229,13 @@ impl Remote for ObjectRemote {
         options: WriteOptions,
     ) -> Result<Box<dyn Upload>, RemoteError> {
         match options.node {
-            NewNode::File { size } => upload::begin(Arc::clone(&self.inner), path, size, options).await,
-            NewNode::Directory => {
-                Err(unsupported(path, "an object store has no directories by themselves"))
+            NewNode::File { size } => {
+                upload::begin(Arc::clone(&self.inner), path, size, options).await
             }
+            NewNode::Directory => Err(unsupported(
+                path,
+                "an object store has no directories by themselves",
+            )),
             NewNode::Symlink { .. } => {
                 Err(unsupported(path, "an object store has no symbolic links"))
             }

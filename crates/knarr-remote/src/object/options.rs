@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3Builder, AwsCredential, Checksum as StoreChecksum, S3ConditionalPut};
+use object_store::aws::{
+    AmazonS3Builder, AwsCredential, Checksum as StoreChecksum, S3ConditionalPut,
+};
 use object_store::azure::MicrosoftAzureBuilder;
 use object_store::client::HttpClient;
 use object_store::gcp::GoogleCloudStorageBuilder;
@@ -163,9 +165,10 @@ pub enum S3Credentials {
 impl fmt::Debug for S3Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Given { access_key, .. } => {
-                f.debug_struct("Given").field("access_key", access_key).finish_non_exhaustive()
-            }
+            Self::Given { access_key, .. } => f
+                .debug_struct("Given")
+                .field("access_key", access_key)
+                .finish_non_exhaustive(),
             Self::Chain { profile } => f.debug_struct("Chain").field("profile", profile).finish(),
         }
     }
@@ -228,7 +231,9 @@ pub(super) struct Opened {
 /// Opens the place of `options`. Asks aws-config for a region, if none is given; asks nothing else.
 pub(super) async fn open(options: &ObjectOptions) -> Result<Opened, RemoteError> {
     if options.part_size < MIN_PART_SIZE {
-        return Err(invalid(format!("parts have at least {MIN_PART_SIZE} bytes")));
+        return Err(invalid(format!(
+            "parts have at least {MIN_PART_SIZE} bytes"
+        )));
     }
     match &options.place {
         ObjectPlace::S3(place) => open_s3(place, options).await,
@@ -247,7 +252,9 @@ fn refused(error: &object_store::Error) -> RemoteError {
 
 async fn open_s3(place: &S3Place, options: &ObjectOptions) -> Result<Opened, RemoteError> {
     let endpoint = place.endpoint.as_deref().map(Endpoint::parse).transpose()?;
-    let allow_http = endpoint.as_ref().is_some_and(|endpoint| endpoint.scheme == "http");
+    let allow_http = endpoint
+        .as_ref()
+        .is_some_and(|endpoint| endpoint.scheme == "http");
     let (client, client_options) =
         http::client(options.patience, allow_http).map_err(|error| refused(&error))?;
     let (credentials, found_region) = s3_credentials(place).await;
@@ -256,10 +263,13 @@ async fn open_s3(place: &S3Place, options: &ObjectOptions) -> Result<Opened, Rem
         .clone()
         .or(found_region)
         .unwrap_or_else(|| DEFAULT_REGION.to_owned());
-    let host = endpoint
+    let host = endpoint.as_ref().map_or_else(
+        || format!("s3.{region}.amazonaws.com"),
+        |endpoint| endpoint.host.clone(),
+    );
+    let scheme = endpoint
         .as_ref()
-        .map_or_else(|| format!("s3.{region}.amazonaws.com"), |endpoint| endpoint.host.clone());
-    let scheme = endpoint.as_ref().map_or("https", |endpoint| endpoint.scheme);
+        .map_or("https", |endpoint| endpoint.scheme);
     let in_path = match place.addressing {
         Addressing::Automatic => endpoint.is_some() || place.bucket.contains('.'),
         Addressing::Path => true,
@@ -302,7 +312,13 @@ async fn open_s3(place: &S3Place, options: &ObjectOptions) -> Result<Opened, Rem
     let patience = options.patience;
     Ok(Opened {
         store: Arc::new(store),
-        s3: Some(S3Api { client, bucket_url, region, credentials, patience }),
+        s3: Some(S3Api {
+            client,
+            bucket_url,
+            region,
+            credentials,
+            patience,
+        }),
         location: format!("s3://{}", place.bucket),
         endpoint: format!("s3://{host}"),
     })
@@ -312,11 +328,17 @@ type S3CredentialProvider = Arc<dyn CredentialProvider<Credential = AwsCredentia
 
 async fn s3_credentials(place: &S3Place) -> (S3CredentialProvider, Option<String>) {
     match &place.credentials {
-        S3Credentials::Given { access_key, secret_key, session_token } => {
+        S3Credentials::Given {
+            access_key,
+            secret_key,
+            session_token,
+        } => {
             let credential = AwsCredential {
                 key_id: access_key.clone(),
                 secret_key: secret_key.as_str().to_owned(),
-                token: session_token.as_ref().map(|token| token.as_str().to_owned()),
+                token: session_token
+                    .as_ref()
+                    .map(|token| token.as_str().to_owned()),
             };
             (Arc::new(GivenCredentials(Arc::new(credential))), None)
         }
@@ -356,7 +378,9 @@ impl CredentialProvider for NoCredentials {
 
 fn is_bucket_name(name: &str) -> bool {
     (1..=255).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte))
         && name.bytes().any(|byte| byte.is_ascii_alphanumeric())
 }
 
@@ -373,7 +397,9 @@ impl Endpoint {
         } else if let Some(rest) = text.strip_prefix("http://") {
             ("http", rest)
         } else {
-            return Err(invalid("the endpoint has to begin with https:// or http://"));
+            return Err(invalid(
+                "the endpoint has to begin with https:// or http://",
+            ));
         };
         let host = rest.trim_end_matches('/');
         if host.is_empty() || host.contains(['?', '#', ' ']) {
@@ -382,7 +408,10 @@ impl Endpoint {
         if host.contains('@') {
             return Err(invalid("the endpoint must not hold a user or password"));
         }
-        Ok(Self { scheme, host: host.to_owned() })
+        Ok(Self {
+            scheme,
+            host: host.to_owned(),
+        })
     }
 
     fn is_this_machine(&self) -> bool {
@@ -391,7 +420,10 @@ impl Endpoint {
             Some(rest) => rest.split(']').next().unwrap_or_default(),
             None => host.split(':').next().unwrap_or_default(),
         };
-        name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+        name == "localhost"
+            || name
+                .parse::<IpAddr>()
+                .is_ok_and(|address| address.is_loopback())
     }
 }
 
@@ -424,7 +456,10 @@ fn open_gcs(place: &GcsPlace, options: &ObjectOptions) -> Result<Opened, RemoteE
         store: Arc::new(store),
         s3: None,
         location: format!("gs://{}", place.bucket),
-        endpoint: place.endpoint.clone().unwrap_or_else(|| "gs://storage.googleapis.com".to_owned()),
+        endpoint: place
+            .endpoint
+            .clone()
+            .unwrap_or_else(|| "gs://storage.googleapis.com".to_owned()),
     })
 }
 
@@ -466,7 +501,11 @@ mod tests {
             ("http://10.0.0.1", false),
             ("http://localhost.example", false),
         ] {
-            assert_eq!(Endpoint::parse(endpoint).unwrap().is_this_machine(), is, "{endpoint}");
+            assert_eq!(
+                Endpoint::parse(endpoint).unwrap().is_this_machine(),
+                is,
+                "{endpoint}"
+            );
         }
     }
 

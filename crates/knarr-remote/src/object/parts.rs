@@ -108,9 +108,15 @@ pub(super) fn has_mark(attributes: &Attributes, mark: &str) -> bool {
 fn seconds(time: Timestamp) -> String {
     let nanoseconds = time.nanoseconds();
     let sign = if nanoseconds < 0 { "-" } else { "" };
-    let (whole, part) =
-        (nanoseconds.unsigned_abs() / 1_000_000_000, nanoseconds.unsigned_abs() % 1_000_000_000);
-    if part == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{part:09}") }
+    let (whole, part) = (
+        nanoseconds.unsigned_abs() / 1_000_000_000,
+        nanoseconds.unsigned_abs() % 1_000_000_000,
+    );
+    if part == 0 {
+        format!("{sign}{whole}")
+    } else {
+        format!("{sign}{whole}.{part:09}")
+    }
 }
 
 #[cfg(test)]
@@ -119,7 +125,15 @@ mod tests {
 
     #[test]
     fn a_file_never_has_more_parts_than_a_store_takes() {
-        for size in [0, 1, 8 << 20, (8 << 20) + 1, 80_000 << 20, (80_000 << 20) + 1, 5 << 40] {
+        for size in [
+            0,
+            1,
+            8 << 20,
+            (8 << 20) + 1,
+            80_000 << 20,
+            (80_000 << 20) + 1,
+            5 << 40,
+        ] {
             let plan = PartPlan::new(Some(size), 8 << 20);
             let parts = size.div_ceil(plan.length(0).max(1));
             assert!(parts <= u64::from(MAX_PARTS), "{size} makes {parts} parts");

@@ -41,10 +41,13 @@ pub(super) async fn open(
         // A name that no key can have is not there.
         RemoteError::new(ErrorKind::NotFound, "open", error.message).at(path)
     })?;
-    let etag = options.expected.as_ref().and_then(|expected| match &expected.identity {
-        Some(knarr_core::Identity::Tag(tag)) => Some(s3::quoted(tag)),
-        _ => None,
-    });
+    let etag = options
+        .expected
+        .as_ref()
+        .and_then(|expected| match &expected.identity {
+            Some(knarr_core::Identity::Tag(tag)) => Some(s3::quoted(tag)),
+            _ => None,
+        });
     let known_size = options.expected.as_ref().map(|expected| expected.size);
     let mut first = None;
     let meta = if known_size.is_some_and(|size| size <= options.offset) {
@@ -53,7 +56,11 @@ pub(super) async fn open(
         let whole = options.offset == 0 && known_size.is_some_and(|size| size <= RANGE);
         let range = options.offset..options.offset.saturating_add(RANGE);
         let range = (!whole).then_some(GetRange::Bounded(range));
-        let get = GetOptions { if_match: etag, range, ..GetOptions::default() };
+        let get = GetOptions {
+            if_match: etag,
+            range,
+            ..GetOptions::default()
+        };
         match inner.store.get_opts(&key, get).await {
             Ok(found) => {
                 let meta = found.meta.clone();
@@ -63,20 +70,18 @@ pub(super) async fn open(
             Err(error) => {
                 let failure = Failure::store(&error);
                 // Nothing lies in the range, as in an empty file; or some servers' way to say so.
-                if failure.status == Some(416) || says_range(&error) {
-                    look(&inner, path, &key).await?
-                } else if failure.status == Some(500) {
-                    // Some servers trip over what is a directory on their disk.
-                    look(&inner, path, &key).await?;
-                    return Err(failure.into_remote("open", Some(path)));
-                } else {
+                if failure.status != Some(416) && !says_range(&error) {
                     return Err(failure.into_remote("open", Some(path)));
                 }
+                look(&inner, path, &key).await?
             }
         }
     };
     let entry = entry_of(path.clone(), &meta);
-    if options.expected.is_some_and(|expected| !expected.still_describes(&entry)) {
+    if options
+        .expected
+        .is_some_and(|expected| !expected.still_describes(&entry))
+    {
         return Err(changed("open", path));
     }
     if first.is_none() && meta.size > options.offset {
@@ -116,7 +121,12 @@ async fn look(inner: &Inner, path: &RelPath, key: &Path) -> Result<ObjectMeta, R
 }
 
 fn changed(operation: &str, path: &RelPath) -> RemoteError {
-    RemoteError::new(ErrorKind::Changed, operation, "it is another version than was seen").at(path)
+    RemoteError::new(
+        ErrorKind::Changed,
+        operation,
+        "it is another version than was seen",
+    )
+    .at(path)
 }
 
 /// Where the bytes of one range come from.
@@ -134,7 +144,10 @@ enum From {
 
 impl Source {
     fn direct(found: GetResult, length: u64, patience: Duration) -> Self {
-        Self { from: From::Answer(found.into_stream(), patience), left: length }
+        Self {
+            from: From::Answer(found.into_stream(), patience),
+            left: length,
+        }
     }
 
     async fn next(&mut self, path: &RelPath) -> Result<Option<Bytes>, RemoteError> {
@@ -210,7 +223,10 @@ impl ObjectReader {
                 sender,
             };
             self.tasks.spawn(fetch.run());
-            self.ahead.push_back(Source { from: From::Task(chunks), left });
+            self.ahead.push_back(Source {
+                from: From::Task(chunks),
+                left,
+            });
         }
         // What has ended has nothing more to say.
         while self.tasks.try_join_next().is_some() {}

@@ -29,7 +29,10 @@ pub(super) async fn rename(
     to: &RelPath,
     replace: &Replace,
 ) -> Result<Entry, RemoteError> {
-    let (from_key, to_key) = (inner.prefix.key("rename", from)?, inner.prefix.key("rename", to)?);
+    let (from_key, to_key) = (
+        inner.prefix.key("rename", from)?,
+        inner.prefix.key("rename", to)?,
+    );
     let failed = |failure: Failure| failure.into_remote("rename", Some(from));
     let Some(original) = inner.head(&from_key).await.map_err(failed)? else {
         return Err(RemoteError::new(ErrorKind::NotFound, "rename", "it is not there").at(from));
@@ -59,11 +62,18 @@ pub(super) async fn rename(
     // Somebody may have replaced the original meanwhile: that version has not been copied.
     let now = inner.head(&from_key).await.map_err(failed)?;
     if let Some(now) = now {
-        if !entry.fingerprint().still_describes(&entry_of(from.clone(), &now.meta)) {
+        if !entry
+            .fingerprint()
+            .still_describes(&entry_of(from.clone(), &now.meta))
+        {
             let message = "it was replaced during the rename, both versions are there now";
             return Err(RemoteError::new(ErrorKind::Changed, "rename", message).at(from));
         }
-        inner.store.delete(&from_key).await.map_err(|error| failed(Failure::store(&error)))?;
+        inner
+            .store
+            .delete(&from_key)
+            .await
+            .map_err(|error| failed(Failure::store(&error)))?;
     }
     Ok(entry_of(to.clone(), &copy.meta))
 }
@@ -148,9 +158,14 @@ async fn delete(inner: &Arc<Inner>, keys: Vec<Path>) -> Vec<Option<Failure>> {
         return results.into_iter().map(one).collect();
     }
     // The request as a whole failed.
-    let failure = results.into_iter().find_map(|result| result.err().map(|e| Failure::store(&e)));
+    let failure = results
+        .into_iter()
+        .find_map(|result| result.err().map(|e| Failure::store(&e)));
     let failure = failure.unwrap_or_else(|| {
-        Failure::of(ErrorKind::Protocol, "the store did not say which keys it removed")
+        Failure::of(
+            ErrorKind::Protocol,
+            "the store did not say which keys it removed",
+        )
     });
     vec![Some(failure); count]
 }

@@ -130,7 +130,8 @@ impl S3Api {
                 Err(failure) => failure,
             };
             attempt += 1;
-            if attempt == ATTEMPTS || !failure.is_passing() && failure.kind() != ErrorKind::Protocol {
+            if attempt == ATTEMPTS || !failure.is_passing() && failure.kind() != ErrorKind::Protocol
+            {
                 return Err(failure);
             }
             tokio::time::sleep(backoff(attempt)).await;
@@ -146,7 +147,9 @@ impl S3Api {
         condition: &Condition,
     ) -> Result<Completed, Failure> {
         let mut body = String::with_capacity(64 + receipts.len() * 160);
-        body.push_str("<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">");
+        body.push_str(
+            "<CompleteMultipartUpload xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">",
+        );
         for (index, receipt) in receipts.iter().enumerate() {
             let receipt = Receipt::read(receipt);
             body.push_str("<Part>");
@@ -167,7 +170,9 @@ impl S3Api {
         let call = self.call("POST", &url, body.into(), condition);
         let answer = match tokio::time::timeout(COMPLETION_LIMIT, call).await {
             Ok(answer) => answer?,
-            Err(_elapsed) => return Err(Failure::of(ErrorKind::Protocol, "completing did not end")),
+            Err(_elapsed) => {
+                return Err(Failure::of(ErrorKind::Protocol, "completing did not end"));
+            }
         };
         // 200 comes before the work is done; what came of it stands in the body.
         let mut is_result = false;
@@ -191,13 +196,17 @@ impl S3Api {
         upload_id: &str,
         parts: usize,
     ) -> Result<UploadPresence, Failure> {
-        let url = url(&self.object_url(key), &[("max-parts", "1"), ("uploadId", upload_id)]);
+        let url = url(
+            &self.object_url(key),
+            &[("max-parts", "1"), ("uploadId", upload_id)],
+        );
         let mut attempt = 0;
         loop {
             match self.call("GET", &url, Bytes::new(), &Condition::None).await {
                 Ok(answer) => {
                     let mut listed = false;
-                    let parsed = xml::walk(&answer, |open, _| listed |= matches!(open, [_, "Part"]));
+                    let parsed =
+                        xml::walk(&answer, |open, _| listed |= matches!(open, [_, "Part"]));
                     return Ok(match (parsed, listed || parts == 0) {
                         (Ok(()), true) => UploadPresence::There,
                         (Ok(()), false) => UploadPresence::Gone,
@@ -240,7 +249,9 @@ impl S3Api {
         *request.method_mut() = method.parse().map_err(|_invalid| invalid("the method"))?;
         *request.uri_mut() = url.parse().map_err(|_invalid| invalid("the address"))?;
         if method == "POST" {
-            request.headers_mut().insert("content-length", HeaderValue::from(length));
+            request
+                .headers_mut()
+                .insert("content-length", HeaderValue::from(length));
             request
                 .headers_mut()
                 .insert("content-type", HeaderValue::from_static("application/xml"));
@@ -248,7 +259,9 @@ impl S3Api {
         match condition {
             Condition::None => {}
             Condition::Absent => {
-                request.headers_mut().insert("if-none-match", HeaderValue::from_static("*"));
+                request
+                    .headers_mut()
+                    .insert("if-none-match", HeaderValue::from_static("*"));
             }
             Condition::Is(etag) => {
                 let value = HeaderValue::from_str(&quoted(etag));
@@ -284,7 +297,10 @@ impl S3Api {
         loop {
             match tokio::time::timeout(self.patience, stream.next()).await {
                 Err(_elapsed) => {
-                    return Err(Failure::of(ErrorKind::Protocol, "the answer stopped in the middle"));
+                    return Err(Failure::of(
+                        ErrorKind::Protocol,
+                        "the answer stopped in the middle",
+                    ));
                 }
                 Ok(None) => return Ok(collected.into()),
                 Ok(Some(Err(error))) => return Err(Failure::transport(&error)),
@@ -310,16 +326,19 @@ pub(super) struct Receipt<'a> {
 impl<'a> Receipt<'a> {
     /// Reads a receipt: an ETag alone, or an element with an ETag and checksums.
     pub(super) fn read(text: &'a str) -> Self {
-        let mut receipt = Self { etag: Cow::Borrowed(text), crc64nvme: None, sha256: None };
+        let mut receipt = Self {
+            etag: Cow::Borrowed(text),
+            crc64nvme: None,
+            sha256: None,
+        };
         if text.starts_with('<') {
-            let _plain: Result<(), xml::XmlError> = xml::walk(text.as_bytes(), |open, value| {
-                match (open.last(), value) {
+            let _plain: Result<(), xml::XmlError> =
+                xml::walk(text.as_bytes(), |open, value| match (open.last(), value) {
                     (Some(&"e_tag"), Some(value)) => receipt.etag = value,
                     (Some(&"checksum_crc64nvme"), value) => receipt.crc64nvme = value,
                     (Some(&"checksum_sha256"), value) => receipt.sha256 = value,
                     _ => {}
-                }
-            });
+                });
         }
         receipt
     }
@@ -438,7 +457,11 @@ impl PageParser {
         // The type of encoding may stand behind the keys, so they are decoded at the end.
         let encoded = self.encoded;
         let read = |text: String| {
-            let key = if encoded { decode(&text) } else { Some(text.into_bytes()) };
+            let key = if encoded {
+                decode(&text)
+            } else {
+                Some(text.into_bytes())
+            };
             key.ok_or("a key in the listing is not encoded as the listing says")
         };
         for (object, key) in self.page.objects.iter_mut().zip(self.keys) {
@@ -472,7 +495,9 @@ fn parse_page(body: &[u8]) -> Result<Page, Failure> {
     if root == Some("Error") {
         return Err(Failure::answer(200, body));
     }
-    parser.finish().map_err(|fault| Failure::of(ErrorKind::Protocol, fault))
+    parser
+        .finish()
+        .map_err(|fault| Failure::of(ErrorKind::Protocol, fault))
 }
 
 #[cfg(test)]
@@ -497,7 +522,10 @@ mod tests {
         let object = &page.objects[0];
         assert_eq!(object.key, b"a b c+\n");
         assert_eq!((object.size, object.etag.as_deref()), (7, Some("abc-2")));
-        assert_eq!(object.modified.unwrap().to_string(), "2024-01-02T03:04:05.000Z");
+        assert_eq!(
+            object.modified.unwrap().to_string(),
+            "2024-01-02T03:04:05.000Z"
+        );
         assert_eq!(page.directories, [b"d/"]);
         assert_eq!(page.next.as_deref(), Some("t"));
     }
@@ -524,12 +552,18 @@ mod tests {
         let receipt = Receipt::read(
             "<PartMetadata><e_tag>\"abc\"</e_tag><checksum_crc64nvme>x=</checksum_crc64nvme></PartMetadata>",
         );
-        assert_eq!((&*receipt.etag, receipt.crc64nvme.as_deref()), ("\"abc\"", Some("x=")));
+        assert_eq!(
+            (&*receipt.etag, receipt.crc64nvme.as_deref()),
+            ("\"abc\"", Some("x="))
+        );
     }
 
     #[test]
     fn addresses_are_encoded_strictly() {
-        assert_eq!(url("http://h/b", &[("prefix", "a/b c+é")]), "http://h/b?prefix=a%2Fb%20c%2B%C3%A9");
+        assert_eq!(
+            url("http://h/b", &[("prefix", "a/b c+é")]),
+            "http://h/b?prefix=a%2Fb%20c%2B%C3%A9"
+        );
         let mut path = String::new();
         encode("a/b c%2F+'(*", Slash::Keep, &mut path);
         assert_eq!(path, "a/b%20c%252F%2B%27%28%2A");

@@ -135,7 +135,11 @@ pub(super) async fn abort_saved(inner: &Inner, state: &str) -> Result<(), Remote
 async fn abort(inner: &Inner, saved: &SavedUpload) -> Result<(), RemoteError> {
     let Ok(key) = Path::parse(&saved.key) else {
         let message = "the key of the upload is not valid";
-        return Err(RemoteError::new(ErrorKind::InvalidName, "abort an upload", message));
+        return Err(RemoteError::new(
+            ErrorKind::InvalidName,
+            "abort an upload",
+            message,
+        ));
     };
     match inner.store.abort_multipart(&key, &saved.upload_id).await {
         Ok(()) => Ok(()),
@@ -173,11 +177,18 @@ impl ObjectUpload {
             return self.save(CheckpointUpdate::Forgotten).await;
         }
         let presence = match &self.inner.s3 {
-            Some(s3) => s3.upload_presence(&self.key, &saved.upload_id, resume.parts.len()).await,
+            Some(s3) => {
+                s3.upload_presence(&self.key, &saved.upload_id, resume.parts.len())
+                    .await
+            }
             None => Ok(UploadPresence::Unknown),
         };
         if presence.map_err(|failure| self.failed(failure))? == UploadPresence::Gone {
-            let head = self.inner.head(&self.key).await.map_err(|failure| self.failed(failure))?;
+            let head = self
+                .inner
+                .head(&self.key)
+                .await
+                .map_err(|failure| self.failed(failure))?;
             let ours = head.is_some_and(|head| {
                 has_mark(&head.attributes, &saved.mark) && self.size == Some(head.meta.size)
             });
@@ -195,8 +206,16 @@ impl ObjectUpload {
             .filter(|part| part.size == saved.plan.length(part.number))
             .map(|part| (part.number, part))
             .collect();
-        self.resumed_at = (0..).map_while(|number| done.get(&number)).map(|part| part.size).sum();
-        self.way = Way::Parts(Parts { saved, number: 0, done, tasks: JoinSet::new() });
+        self.resumed_at = (0..)
+            .map_while(|number| done.get(&number))
+            .map(|part| part.size)
+            .sum();
+        self.way = Way::Parts(Parts {
+            saved,
+            number: 0,
+            done,
+            tasks: JoinSet::new(),
+        });
         Ok(())
     }
 
@@ -207,7 +226,12 @@ impl ObjectUpload {
             attributes: attributes(self.mtime, mark.clone()),
             ..PutMultipartOptions::default()
         };
-        let created = match self.inner.store.create_multipart_opts(&self.key, options).await {
+        let created = match self
+            .inner
+            .store
+            .create_multipart_opts(&self.key, options)
+            .await
+        {
             // Azure takes no metadata for uploads in parts.
             Err(object_store::Error::NotSupported { .. }) => {
                 mark.clear();
@@ -216,7 +240,12 @@ impl ObjectUpload {
             created => created,
         };
         let upload_id = created.map_err(|error| self.failed(Failure::store(&error)))?;
-        let saved = SavedUpload { key: self.key.to_string(), upload_id, mark, plan };
+        let saved = SavedUpload {
+            key: self.key.to_string(),
+            upload_id,
+            mark,
+            plan,
+        };
         let state = serde_json::to_string(&saved).map_err(|error| {
             RemoteError::new(ErrorKind::Other, "write", "the state cannot be written")
                 .at(&self.path)
@@ -227,7 +256,12 @@ impl ObjectUpload {
             return Err(error);
         }
         let done = BTreeMap::new();
-        self.way = Way::Parts(Parts { saved, number: 0, done, tasks: JoinSet::new() });
+        self.way = Way::Parts(Parts {
+            saved,
+            number: 0,
+            done,
+            tasks: JoinSet::new(),
+        });
         Ok(())
     }
 
@@ -241,7 +275,10 @@ impl ObjectUpload {
 
     /// Sends the part that was filled, unless it is there already, and begins the next.
     async fn part_is_full(&mut self) -> Result<(), RemoteError> {
-        let (buffer, length) = (std::mem::take(&mut self.buffer), std::mem::take(&mut self.filled));
+        let (buffer, length) = (
+            std::mem::take(&mut self.buffer),
+            std::mem::take(&mut self.filled),
+        );
         let Way::Parts(parts) = &mut self.way else {
             return Ok(());
         };
@@ -259,7 +296,9 @@ impl ObjectUpload {
         while parts.tasks.len() >= at_once {
             take_part(parts, &mut self.sent, &self.path).await?;
         }
-        let units = length.div_ceil(self.inner.part_size).clamp(1, PARTS_IN_FLIGHT as u64);
+        let units = length
+            .div_ceil(self.inner.part_size)
+            .clamp(1, PARTS_IN_FLIGHT as u64);
         let slots = Arc::clone(&self.inner.part_slots)
             .acquire_many_owned(u32::try_from(units).unwrap_or(1))
             .await
@@ -379,12 +418,17 @@ impl ObjectUpload {
                     // An earlier attempt sent parts that this one does not have.
                     self.way = Way::Parts(parts);
                     self.give_up().await;
-                    let message = "the parts at the store are not those of this file, starting over";
+                    let message =
+                        "the parts at the store are not those of this file, starting over";
                     let error = RemoteError::new(ErrorKind::Changed, "stage", message);
                     return Err(error.at(&self.path));
                 }
                 let receipts = parts.done.into_values().map(|part| part.receipt).collect();
-                Content::Parts { saved: parts.saved, receipts, sink: self.sink.clone() }
+                Content::Parts {
+                    saved: parts.saved,
+                    receipts,
+                    sink: self.sink.clone(),
+                }
             }
         })
     }
@@ -404,9 +448,13 @@ fn note(
     path: &RelPath,
 ) -> Result<(), RemoteError> {
     let part = ended.map_err(|error| {
-        RemoteError::new(ErrorKind::Cancelled, "write", "sending a part was cut short")
-            .at(path)
-            .caused_by(error)
+        RemoteError::new(
+            ErrorKind::Cancelled,
+            "write",
+            "sending a part was cut short",
+        )
+        .at(path)
+        .caused_by(error)
     })??;
     *sent += part.size;
     parts.done.insert(part.number, part);
@@ -429,7 +477,11 @@ struct SendPart {
 impl SendPart {
     async fn run(self) -> Result<PartDone, RemoteError> {
         let index = usize::try_from(self.number).unwrap_or(usize::MAX);
-        let put = self.inner.store.put_part(&self.key, &self.upload_id, index, self.payload).await;
+        let put = self
+            .inner
+            .store
+            .put_part(&self.key, &self.upload_id, index, self.payload)
+            .await;
         let part = match put {
             Ok(part) => part,
             Err(error) => {
@@ -443,7 +495,11 @@ impl SendPart {
                 return Err(failure.into_remote("write", Some(&self.path)));
             }
         };
-        let done = PartDone { number: self.number, size: self.length, receipt: part.content_id };
+        let done = PartDone {
+            number: self.number,
+            size: self.length,
+            receipt: part.content_id,
+        };
         if let Some(sink) = &self.sink {
             sink.save(CheckpointUpdate::PartDone(done.clone())).await?;
         }
@@ -497,7 +553,11 @@ impl Upload for ObjectUpload {
             content,
         };
         let committer = Arc::new(ObjectCommitter::new(self.inner));
-        Ok(Staged { committer, path: self.path, state: Box::new(staged) })
+        Ok(Staged {
+            committer,
+            path: self.path,
+            state: Box::new(staged),
+        })
     }
 
     async fn suspend(mut self: Box<Self>) {

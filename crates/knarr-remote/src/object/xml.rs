@@ -108,8 +108,13 @@ fn split_tag(markup: &str) -> Result<(&str, &str), XmlError> {
 }
 
 fn tag_name(tag: &str) -> Result<(&str, bool), XmlError> {
-    let (tag, empty) = tag.strip_suffix('/').map_or((tag, false), |tag| (tag, true));
-    let name = tag.split_ascii_whitespace().next().ok_or(XmlError::Malformed)?;
+    let (tag, empty) = tag
+        .strip_suffix('/')
+        .map_or((tag, false), |tag| (tag, true));
+    let name = tag
+        .split_ascii_whitespace()
+        .next()
+        .ok_or(XmlError::Malformed)?;
     Ok((local(name), empty))
 }
 
@@ -154,7 +159,10 @@ fn character(reference: &str) -> Result<char, XmlError> {
         Some(digits) => u32::from_str_radix(digits, 16),
         None => number.parse(),
     };
-    number.ok().and_then(char::from_u32).ok_or(XmlError::Malformed)
+    number
+        .ok()
+        .and_then(char::from_u32)
+        .ok_or(XmlError::Malformed)
 }
 
 /// The text of the first element called `name`.
@@ -177,7 +185,11 @@ pub(super) fn escape(text: &str) -> Cow<'_, str> {
     if !text.contains(['&', '<', '>']) {
         return Cow::Borrowed(text);
     }
-    Cow::Owned(text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;"))
+    Cow::Owned(
+        text.replace('&', "&amp;")
+            .replace('<', "&lt;")
+            .replace('>', "&gt;"),
+    )
 }
 
 #[cfg(test)]
@@ -208,7 +220,10 @@ mod tests {
     fn h60_what_is_not_plain_well_formed_xml_is_refused() {
         let deep = format!("{}{}", "<a>".repeat(20), "</a>".repeat(20));
         for (xml, error) in [
-            ("<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>", XmlError::DocumentType),
+            (
+                "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>",
+                XmlError::DocumentType,
+            ),
             ("<a>&b;</a>", XmlError::Malformed),
             ("<a>&#xD800;</a>", XmlError::Malformed),
             ("<a><b></a></b>", XmlError::Malformed),
@@ -234,6 +249,9 @@ mod tests {
     #[test]
     fn what_is_escaped_reads_back() {
         let text = "a<b>&\"c'";
-        assert_eq!(find(format!("<a>{}</a>", escape(text)).as_bytes(), "a").unwrap(), text);
+        assert_eq!(
+            find(format!("<a>{}</a>", escape(text)).as_bytes(), "a").unwrap(),
+            text
+        );
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use knarr_sftp::codec::Extension;
 use knarr_sftp::{Client, ClientOptions};
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::error::{ErrorKind, RemoteError, Retry};
 use crate::sftp::connection::Connection;
@@ -23,6 +24,9 @@ const CONNECTIONS: usize = 2;
 
 /// Names that one directory may have, unless said otherwise.
 const NAMES_PER_DIRECTORY: u64 = 5_000_000;
+
+/// How long nobody tries to make a further connection after one could not be made.
+const SPARE_PAUSE: Duration = Duration::from_secs(30);
 
 /// What to do where a server cannot rename over what is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -105,8 +109,8 @@ struct Slot {
 #[derive(Default)]
 struct State {
     connection: Option<Arc<Connection>>,
-    /// How the last attempt failed.
-    failure: Option<Failure>,
+    /// How and when the last attempt failed.
+    failure: Option<(Failure, Instant)>,
 }
 
 /// A failure that many can be told about.
@@ -217,6 +221,16 @@ impl SftpEndpoint {
     ) -> Result<Vec<Arc<Connection>>, RemoteError> {
         let mut connections = vec![self.connection().await?];
         for slot in self.shared.slots.iter().take(wanted).skip(1) {
+            // A server that takes no more connections is not asked again for each file.
+            let failed_lately = slot.state.try_lock().is_ok_and(|state| {
+                state
+                    .failure
+                    .as_ref()
+                    .is_some_and(|(_, when)| when.elapsed() < SPARE_PAUSE)
+            });
+            if failed_lately {
+                break;
+            }
             match self.in_slot(slot).await {
                 Ok(connection) => connections.push(connection),
                 Err(error) => {
@@ -239,7 +253,7 @@ impl SftpEndpoint {
         }
         let attempts = slot.attempts.load(Ordering::Acquire);
         if attempts != attempts_before
-            && let Some(failure) = &state.failure
+            && let Some((failure, _)) = &state.failure
         {
             return Err(failure.to_error());
         }
@@ -255,7 +269,7 @@ impl SftpEndpoint {
                 Ok(connection)
             }
             Err(error) => {
-                state.failure = Some(Failure::of(&error));
+                state.failure = Some((Failure::of(&error), Instant::now()));
                 Err(error)
             }
         }

@@ -31,6 +31,8 @@ pub(super) fn worthwhile(endpoint: &SftpEndpoint, size: u64) -> usize {
 #[derive(Debug)]
 pub(super) struct SftpReader {
     connection: Arc<Connection>,
+    /// Keeps the other connections.
+    _endpoint: SftpEndpoint,
     full: Vec<u8>,
     entry: Entry,
     reader: FileReader,
@@ -86,6 +88,7 @@ pub(super) async fn open(
         .map_err(|source| error::at(&connection, "read", path, source))?;
     Ok(SftpReader {
         connection,
+        _endpoint: place.endpoint.clone(),
         full,
         entry,
         reader,

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use russh::MethodKind;
 use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse, Prompt};
 use russh::keys::agent::AgentIdentity;
-use russh::keys::agent::client::AgentClient;
+use russh::keys::agent::client::{AgentClient, AgentStream};
 use russh::keys::{Algorithm, Certificate, HashAlg, PrivateKey, PrivateKeyWithHashAlg};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
@@ -82,7 +82,7 @@ pub trait Prompter: Send + Sync + fmt::Debug {
 /// How to log in.
 #[derive(Debug, Clone, Default)]
 pub struct Authentication {
-    /// The socket of the agent, if there is one.
+    /// The socket of the agent (on Windows its named pipe), if there is one.
     pub agent: Option<PathBuf>,
     /// Key files, in the order in which they are tried.
     pub keys: Vec<KeyFile>,
@@ -237,7 +237,7 @@ impl LogIn<'_> {
 
     async fn try_agent(&mut self, socket: &Path) -> Result<Outcome, SshError> {
         let connecting = async {
-            let mut agent = AgentClient::connect_uds(socket).await?;
+            let mut agent = connect_agent(socket).await?;
             let identities = agent.request_identities().await?;
             Ok::<_, russh::keys::Error>((agent, identities))
         };
@@ -460,6 +460,18 @@ impl LogIn<'_> {
             }
         }
     }
+}
+
+type Agent = AgentClient<Box<dyn AgentStream + Send + Unpin>>;
+
+#[cfg(unix)]
+async fn connect_agent(socket: &Path) -> Result<Agent, russh::keys::Error> {
+    Ok(AgentClient::connect_uds(socket).await?.dynamic())
+}
+
+#[cfg(windows)]
+async fn connect_agent(pipe: &Path) -> Result<Agent, russh::keys::Error> {
+    Ok(AgentClient::connect_named_pipe(pipe).await?.dynamic())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

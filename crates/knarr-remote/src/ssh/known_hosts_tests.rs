@@ -3,18 +3,17 @@
 use super::*;
 
 const KEY_A: &str =
-    concat!("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEsDeO8N/JjW2OIwjrLz/I8vhHbktyUywZlr/Z43otPy",);
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEsDeO8N/JjW2OIwjrLz/I8vhHbktyUywZlr/Z43otPy";
 const KEY_B: &str =
-    concat!("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIFDTsnd+7ftYzMGA1WceYfxU2gVwg6LbrsInbnIIsUp",);
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIFDTsnd+7ftYzMGA1WceYfxU2gVwg6LbrsInbnIIsUp";
 const KEY_AUTHORITY: &str =
-    concat!("ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILeNvyjXtGMJAIRvP3TEwZ8BIc0+1l3j7KTHRAFUOq38",);
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAILeNvyjXtGMJAIRvP3TEwZ8BIc0+1l3j7KTHRAFUOq38";
 const KEY_ECDSA: &str = concat!(
     "ecdsa-sha2-nistp256 AAAAE2VjZHNhLXNoYTItbmlzdHAyNTYAAAAIbmlzdHAyNTYAAABBBK+WoIP1A8wK",
     "dTRXgl3lX5ae9j75YHAw/fyRGB3KhR+T7WNhsFAZRCsjEFlsu4AscuBfZG2LkALL/G+0/Ax93YQ=",
 );
-const HASHED: &str = concat!("|1|SOQEf/MIEmHXgdJ3yLdaHdj5BY0=|jpNIZuMYW4PIK/VErqCwFKnRi3w=",);
-const HASHED_WITH_PORT: &str =
-    concat!("|1|N9y/W1y5+lSpoqrg3kOQVEO1Rno=|G9Fdg1FSbm4v9TwTjweROvnnkb8=",);
+const HASHED: &str = "|1|SOQEf/MIEmHXgdJ3yLdaHdj5BY0=|jpNIZuMYW4PIK/VErqCwFKnRi3w=";
+const HASHED_WITH_PORT: &str = "|1|N9y/W1y5+lSpoqrg3kOQVEO1Rno=|G9Fdg1FSbm4v9TwTjweROvnnkb8=";
 /// For host.example and *.wild.example, from 2020 to 2030, with key A inside.
 const HOST_CERTIFICATE: &str = concat!(
     "ssh-ed25519-cert-v01@openssh.com AAAAIHNzaC1lZDI1NTE5LWNlcnQtdjAxQG9wZW5zc2guY29tAAA",

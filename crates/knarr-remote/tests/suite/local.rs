@@ -130,7 +130,7 @@ async fn k5_a_directory_that_may_not_be_read_makes_the_listing_incomplete() {
     put(&remote, "closed/file", pattern(1, 10)).await;
     put(&remote, "open", pattern(1, 10)).await;
     let closed = directory.path().join("closed");
-    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&closed, std::fs::Permissions::from_mode(0o000)).unwrap();
     let readable_anyway = std::fs::read_dir(&closed).is_ok();
     let items = remote
         .list(ListOptions::default())

@@ -1,4 +1,5 @@
 //! The integration tests of knarr-remote, in one binary.
+#![expect(clippy::unwrap_used, reason = "the helpers of tests panic, as the tests do")]
 
 mod decorators;
 mod local;

@@ -1,7 +1,5 @@
 //! The object store remote when answers fail, lie or do not come.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use knarr_core::tree::TreeItem;
 use knarr_remote::conformance::{RecordingSink, pattern, put, read_all, relative, try_put};
@@ -10,7 +8,7 @@ use knarr_remote::{ErrorKind, ListOptions, ReadOptions, Remote as _, Replace, Re
 use knarr_testkit::http_fault::{Answer, HttpAction, HttpFaultProxy, Rule};
 use knarr_testkit::s3::{Moto, S3Server, S3sFs};
 
-use crate::object_support::{begin, feed, finish, open, options, write_options};
+use crate::object_support::{begin, feed, finish, open, options, settled, write_options};
 
 const LENGTH: usize = 30 << 20;
 
@@ -23,18 +21,27 @@ fn options_through(server: &impl S3Server, proxy: &HttpFaultProxy) -> ObjectOpti
 }
 
 async fn assert_content(remote: &ObjectRemote, path: &str, content: &Bytes) {
-    let read = read_all(remote, &relative(path), ReadOptions::default()).await.unwrap();
-    assert!(read == content[..], "\"{path}\" holds {} other bytes", read.len());
+    let read = read_all(remote, &relative(path), ReadOptions::default())
+        .await
+        .unwrap();
+    assert!(
+        read == content[..],
+        "\"{path}\" holds {} other bytes",
+        read.len()
+    );
 }
 
 /// The numbers of the parts that were sent whole and taken.
-fn parts_taken(proxy: &HttpFaultProxy) -> Vec<String> {
-    let taken = |request: &knarr_testkit::http_fault::Request| request.status == Some(200);
-    let number = |request: knarr_testkit::http_fault::Request| {
-        let (_, rest) = request.target.split_once("partNumber=").unwrap();
-        rest.split('&').next().unwrap().to_owned()
-    };
-    proxy.requests_like("PUT", "partNumber=").into_iter().filter(taken).map(number).collect()
+async fn parts_taken(proxy: &HttpFaultProxy) -> Vec<String> {
+    let mut numbers = Vec::new();
+    for request in settled(proxy).await {
+        if let Some((_, rest)) = request.target.split_once("partNumber=")
+            && request.status == Some(200)
+        {
+            numbers.push(rest.split('&').next().unwrap().to_owned());
+        }
+    }
+    numbers
 }
 
 async fn resumes_without_sending_a_finished_part_twice(server: &mut impl S3Server, restart: bool) {
@@ -44,7 +51,11 @@ async fn resumes_without_sending_a_finished_part_twice(server: &mut impl S3Serve
     {
         let remote = through(server, &proxy).await;
         let mut upload = begin(&remote, "big", LENGTH, &sink, None).await.unwrap();
-        proxy.rule(Rule::on("PUT", HttpAction::DropRequest).containing("partNumber=3").always());
+        proxy.rule(
+            Rule::on("PUT", HttpAction::DropRequest)
+                .containing("partNumber=3")
+                .always(),
+        );
         // The third part never gets through; what was sent besides it is dropped with everything.
         let fed = feed(&mut *upload, &content).await;
         let staged = match fed {
@@ -62,17 +73,28 @@ async fn resumes_without_sending_a_finished_part_twice(server: &mut impl S3Serve
     let state = sink.state().expect("an upload in parts is saved");
     let before = state.parts.len();
     assert!(before >= 1, "parts were sent before");
+    settled(&proxy).await;
     proxy.clear_requests();
 
     let remote = through(server, &proxy).await;
-    let mut upload = begin(&remote, "big", LENGTH, &sink, Some(state.clone())).await.unwrap();
+    let mut upload = begin(&remote, "big", LENGTH, &sink, Some(state.clone()))
+        .await
+        .unwrap();
     assert!(upload.resumed_at() >= 8 << 20, "{}", upload.resumed_at());
     feed(&mut *upload, &content).await.unwrap();
     finish(upload, &content).await.unwrap();
-    let sent_again = parts_taken(&proxy);
-    assert_eq!(sent_again.len(), 4 - before, "{sent_again:?} after {:?}", state.parts);
+    let sent_again = parts_taken(&proxy).await;
+    assert_eq!(
+        sent_again.len(),
+        4 - before,
+        "{sent_again:?} after {:?}",
+        state.parts
+    );
     for part in state.parts {
-        assert!(!sent_again.contains(&(part.number + 1).to_string()), "{sent_again:?}");
+        assert!(
+            !sent_again.contains(&(part.number + 1).to_string()),
+            "{sent_again:?}"
+        );
     }
     assert_content(&remote, "big", &content).await;
 }
@@ -100,14 +122,21 @@ async fn k9_r40_a_completed_upload_whose_answer_was_lost_is_found_by_the_next_at
     proxy.rule(Rule::on("HEAD", HttpAction::DropRequest).always());
     finish(upload, &content).await.unwrap_err();
     proxy.clear_rules();
+    settled(&proxy).await;
     proxy.clear_requests();
 
     let state = sink.state().expect("the upload is still noted");
-    let mut upload = begin(&remote, "big", LENGTH, &sink, Some(state)).await.unwrap();
+    let mut upload = begin(&remote, "big", LENGTH, &sink, Some(state))
+        .await
+        .unwrap();
     assert_eq!(upload.resumed_at(), LENGTH as u64);
     feed(&mut *upload, &content).await.unwrap();
     finish(upload, &content).await.unwrap();
-    assert!(proxy.requests_like("PUT", "").is_empty(), "nothing is sent again");
+    let requests = settled(&proxy).await;
+    assert!(
+        requests.iter().all(|request| request.method != "PUT"),
+        "sent again: {requests:?}"
+    );
     assert_content(&remote, "big", &content).await;
 }
 
@@ -120,6 +149,7 @@ async fn put_large_with(rule: Rule) -> (HttpFaultProxy, Moto) {
     let committed = put(&remote, "big", content.clone()).await;
     assert_eq!(committed.entry.size, LENGTH as u64);
     assert_content(&remote, "big", &content).await;
+    settled(&proxy).await;
     (proxy, server)
 }
 
@@ -127,14 +157,25 @@ async fn put_large_with(rule: Rule) -> (HttpFaultProxy, Moto) {
 async fn r40_a_completion_with_an_error_in_its_body_is_no_success() {
     let rule = Rule::on("POST", HttpAction::Answer(Answer::ok_with_error()));
     let (proxy, _server) = put_large_with(rule.containing("uploadId=")).await;
-    assert_eq!(proxy.requests_like("POST", "uploadId=").len(), 2, "it was tried again");
+    assert_eq!(
+        proxy.requests_like("POST", "uploadId=").len(),
+        2,
+        "it was tried again"
+    );
 }
 
 #[tokio::test]
 async fn r40_a_completion_that_was_done_under_an_error_is_found() {
-    let rule = Rule::on("POST", HttpAction::AnswerAfterwards(Answer::ok_with_error()));
+    let rule = Rule::on(
+        "POST",
+        HttpAction::AnswerAfterwards(Answer::ok_with_error()),
+    );
     let (proxy, _server) = put_large_with(rule.containing("uploadId=")).await;
-    assert_eq!(proxy.requests_like("POST", "uploadId=").len(), 1, "it was not tried again");
+    assert_eq!(
+        proxy.requests_like("POST", "uploadId=").len(),
+        1,
+        "it was not tried again"
+    );
 }
 
 #[tokio::test]
@@ -145,7 +186,10 @@ async fn r40_a_completion_whose_answer_was_lost_is_found() {
 
 #[tokio::test]
 async fn r40_no_such_upload_after_the_completion_was_done_is_a_success() {
-    let rule = Rule::on("POST", HttpAction::AnswerAfterwards(Answer::no_such_upload()));
+    let rule = Rule::on(
+        "POST",
+        HttpAction::AnswerAfterwards(Answer::no_such_upload()),
+    );
     put_large_with(rule.containing("uploadId=")).await;
 }
 
@@ -158,7 +202,9 @@ async fn r40_an_upload_that_is_gone_starts_over() {
     let sink = RecordingSink::new();
     let mut upload = begin(&remote, "big", LENGTH, &sink, None).await.unwrap();
     proxy.rule(
-        Rule::on("PUT", HttpAction::Answer(Answer::no_such_upload())).containing("partNumber=").always(),
+        Rule::on("PUT", HttpAction::Answer(Answer::no_such_upload()))
+            .containing("partNumber=")
+            .always(),
     );
     let outcome = match feed(&mut *upload, &content).await {
         Ok(()) => finish(upload, &content).await.map(|_| ()),
@@ -179,7 +225,11 @@ async fn r40_answers_that_ask_to_wait_are_repeated_and_then_reported() {
     let server = Moto::start();
     let proxy = HttpFaultProxy::start(server.address());
     let remote = through(&server, &proxy).await;
-    for answer in [Answer::slow_down(), Answer::internal_error(), Answer::too_many_requests(1)] {
+    for answer in [
+        Answer::slow_down(),
+        Answer::internal_error(),
+        Answer::too_many_requests(1),
+    ] {
         proxy.rule(Rule::any(HttpAction::Answer(answer)).times(2));
         put(&remote, "data", pattern(1, 1_000)).await;
         proxy.clear_rules();
@@ -193,9 +243,14 @@ async fn r40_answers_that_ask_to_wait_are_repeated_and_then_reported() {
         proxy.clear_requests();
         let path = relative("data");
         let options = write_options(&path, Some(10), Replace::Anything);
-        let error = try_put(&remote, &path, options, &pattern(2, 10)).await.unwrap_err();
+        let error = try_put(&remote, &path, options, &pattern(2, 10))
+            .await
+            .unwrap_err();
         assert_eq!((error.kind, error.retry), (kind, Retry::Later), "{error}");
-        assert!(proxy.requests_like("PUT", "").len() <= 12, "the repetitions are bounded");
+        assert!(
+            settled(&proxy).await.len() <= 12,
+            "the repetitions are bounded"
+        );
         proxy.clear_rules();
     }
     assert_content(&remote, "data", &pattern(1, 1_000)).await;
@@ -210,7 +265,9 @@ async fn r40_a_new_file_whose_answer_was_lost_is_not_taken_for_somebody_elses() 
         proxy.rule(Rule::on("PUT", HttpAction::DropResponse).containing(name));
         let path = relative(name);
         let options = write_options(&path, Some(1_000), Replace::Nothing);
-        let committed = try_put(&remote, &path, options, &pattern(1, 1_000)).await.unwrap();
+        let committed = try_put(&remote, &path, options, &pattern(1, 1_000))
+            .await
+            .unwrap();
         assert_eq!(committed.entry.size, 1_000);
         proxy.clear_rules();
     }
@@ -222,9 +279,14 @@ async fn r40_a_connection_cut_in_a_part_is_repaired() {
     let proxy = HttpFaultProxy::start(server.address());
     let remote = through(&server, &proxy).await;
     proxy.rule(
-        Rule::on("PUT", HttpAction::CutRequest { after_body_bytes: 3_000_000 })
-            .containing("partNumber=2")
-            .times(2),
+        Rule::on(
+            "PUT",
+            HttpAction::CutRequest {
+                after_body_bytes: 3_000_000,
+            },
+        )
+        .containing("partNumber=2")
+        .times(2),
     );
     let content = pattern(5, LENGTH);
     put(&remote, "big", content.clone()).await;
@@ -236,11 +298,18 @@ async fn a_store_that_refuses_conditions_is_looked_at_instead() {
     let server = Moto::start();
     let proxy = HttpFaultProxy::start(server.address());
     let remote = through(&server, &proxy).await;
-    proxy.rule(Rule::on("PUT", HttpAction::Answer(Answer::s3_error(501, "NotImplemented"))));
+    proxy.rule(Rule::on(
+        "PUT",
+        HttpAction::Answer(Answer::s3_error(501, "NotImplemented")),
+    ));
     let path = relative("data");
     let nothing = || write_options(&path, Some(100), Replace::Nothing);
-    try_put(&remote, &path, nothing(), &pattern(1, 100)).await.unwrap();
-    let error = try_put(&remote, &path, nothing(), &pattern(2, 100)).await.unwrap_err();
+    try_put(&remote, &path, nothing(), &pattern(1, 100))
+        .await
+        .unwrap();
+    let error = try_put(&remote, &path, nothing(), &pattern(2, 100))
+        .await
+        .unwrap_err();
     assert_eq!(error.kind, ErrorKind::AlreadyExists);
     assert_content(&remote, "data", &pattern(1, 100)).await;
 }
@@ -258,7 +327,12 @@ fn listed(key: &str) -> String {
 }
 
 async fn list(remote: &ObjectRemote) -> Vec<String> {
-    let items = remote.list(ListOptions::default()).await.unwrap().collect().await;
+    let items = remote
+        .list(ListOptions::default())
+        .await
+        .unwrap()
+        .collect()
+        .await;
     let show = |item: TreeItem| match item {
         TreeItem::Entry(entry) => entry.path.to_string(),
         TreeItem::Incomplete(incomplete) => {
@@ -275,10 +349,20 @@ async fn r21_a_page_without_its_continuation_makes_the_listing_incomplete() {
     let server = Moto::start();
     let proxy = HttpFaultProxy::start(server.address());
     let remote = through(&server, &proxy).await;
-    let answer = page(&format!("<IsTruncated>true</IsTruncated>{}", listed("in/a")));
-    proxy.rule(Rule::on("GET", HttpAction::Answer(answer)).containing("list-type=2").always());
+    let answer = page(&format!(
+        "<IsTruncated>true</IsTruncated>{}",
+        listed("in/a")
+    ));
+    proxy.rule(
+        Rule::on("GET", HttpAction::Answer(answer))
+            .containing("list-type=2")
+            .always(),
+    );
     let items = list(&remote).await;
-    assert!(items.last().unwrap().starts_with("incomplete: "), "{items:?}");
+    assert!(
+        items.last().unwrap().starts_with("incomplete: "),
+        "{items:?}"
+    );
 }
 
 #[tokio::test]
@@ -289,21 +373,33 @@ async fn r21_a_second_page_that_fails_makes_the_listing_incomplete() {
     for answer in [
         Answer::s3_error(403, "AccessDenied"),
         Answer::internal_error(),
-        page(&format!("<IsTruncated>false</IsTruncated>{}", listed("in/0"))),
+        page(&format!(
+            "<IsTruncated>false</IsTruncated>{}",
+            listed("in/0")
+        )),
         page("<IsTruncated>false</IsTruncated><Contents>"),
-        Answer { status: 200, headers: Vec::new(), body: "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>".to_owned() },
+        Answer {
+            status: 200,
+            headers: Vec::new(),
+            body: "<!DOCTYPE a [<!ENTITY b 'c'>]><a>&b;</a>".to_owned(),
+        },
     ] {
         let first = page(&format!(
             "<IsTruncated>true</IsTruncated><NextContinuationToken>t</NextContinuationToken>{}",
             listed("in/a")
         ));
         proxy.rule(
-            Rule::on("GET", HttpAction::Answer(answer.clone())).containing("continuation-token").always(),
+            Rule::on("GET", HttpAction::Answer(answer.clone()))
+                .containing("continuation-token")
+                .always(),
         );
         proxy.rule(Rule::on("GET", HttpAction::Answer(first)).containing("list-type=2"));
         let items = list(&remote).await;
         assert_eq!(items.first().map(String::as_str), Some("a"), "{answer:?}");
-        assert!(items.last().unwrap().starts_with("incomplete: "), "{items:?} after {answer:?}");
+        assert!(
+            items.last().unwrap().starts_with("incomplete: "),
+            "{items:?} after {answer:?}"
+        );
         assert_eq!(items.len(), 2);
         proxy.clear_rules();
     }
@@ -315,7 +411,11 @@ async fn r21_a_first_page_that_is_refused_is_an_error() {
     let proxy = HttpFaultProxy::start(server.address());
     let remote = through(&server, &proxy).await;
     proxy.rule(
-        Rule::on("GET", HttpAction::Answer(Answer::s3_error(403, "AccessDenied"))).always(),
+        Rule::on(
+            "GET",
+            HttpAction::Answer(Answer::s3_error(403, "AccessDenied")),
+        )
+        .always(),
     );
     let error = remote.list(ListOptions::default()).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::PermissionDenied);
@@ -328,9 +428,16 @@ async fn r46_two_versions_are_never_spliced() {
     let remote = through(&server, &proxy).await;
     let old = pattern(1, LENGTH);
     put(&remote, "data", old.clone()).await;
-    let mut reader = remote.read(&relative("data"), ReadOptions::default()).await.unwrap();
+    let mut reader = remote
+        .read(&relative("data"), ReadOptions::default())
+        .await
+        .unwrap();
     // Later ranges are asked for after the object was replaced by one of the same length.
-    proxy.rule(Rule::on("GET", HttpAction::DropRequest).containing("data").times(8));
+    proxy.rule(
+        Rule::on("GET", HttpAction::DropRequest)
+            .containing("data")
+            .times(8),
+    );
     let first = reader.next().await.unwrap().unwrap();
     assert!(first[..] == old[..first.len()]);
     let other = open(options(&server, server.endpoint_url(), "in")).await;
@@ -340,7 +447,10 @@ async fn r46_two_versions_are_never_spliced() {
     let error = loop {
         match reader.next().await {
             Ok(Some(chunk)) => {
-                assert!(chunk[..] == old[position..position + chunk.len()], "spliced at {position}");
+                assert!(
+                    chunk[..] == old[position..position + chunk.len()],
+                    "spliced at {position}"
+                );
                 position += chunk.len();
             }
             Ok(None) => panic!("a mixture was read to its end"),
@@ -358,7 +468,14 @@ async fn an_answer_cut_in_the_middle_is_read_on_where_it_was() {
     let content = pattern(1, LENGTH);
     put(&remote, "data", content.clone()).await;
     proxy.rule(
-        Rule::on("GET", HttpAction::CutResponse { after_body_bytes: 1_000_000 }).containing("data").times(3),
+        Rule::on(
+            "GET",
+            HttpAction::CutResponse {
+                after_body_bytes: 1_000_000,
+            },
+        )
+        .containing("data")
+        .times(3),
     );
     assert_content(&remote, "data", &content).await;
 }
@@ -376,7 +493,11 @@ async fn an_upload_that_nobody_will_finish_can_be_given_up_by_its_saved_state() 
     let fresh = through(&server, &proxy).await;
     fresh.abort_upload(&state).await.unwrap();
     fresh.abort_upload(&state).await.unwrap();
-    assert_eq!(proxy.requests_like("DELETE", "uploadId=").len(), 2);
+    let requests = settled(&proxy).await;
+    let aborts = requests
+        .iter()
+        .filter(|request| request.method == "DELETE")
+        .count();
+    assert_eq!(aborts, 2);
     fresh.abort_upload("nonsense").await.unwrap_err();
-    let _kept: Arc<RecordingSink> = sink;
 }

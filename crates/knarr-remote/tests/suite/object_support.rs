@@ -8,13 +8,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use knarr_core::{ContentHash, RelPath};
 use knarr_remote::conformance::{RecordingSink, relative};
-use knarr_remote::object::{
-    ObjectOptions, ObjectPlace, ObjectRemote, S3Credentials, S3Place,
-};
+use knarr_remote::object::{ObjectOptions, ObjectPlace, ObjectRemote, S3Credentials, S3Place};
 use knarr_remote::{
-    CheckpointSink, Committed, NewNode, RemoteError, Remote as _, Replace, ResumeState, StagedId,
+    CheckpointSink, Committed, NewNode, Remote as _, RemoteError, Replace, ResumeState, StagedId,
     Upload, WriteOptions,
 };
+use knarr_testkit::http_fault::{HttpFaultProxy, Request};
 use knarr_testkit::s3::S3Server;
 
 /// One crypto provider for the process, as the binary installs it.
@@ -59,8 +58,10 @@ pub(crate) fn fresh_prefix() -> String {
 }
 
 pub(crate) fn write_options(path: &RelPath, size: Option<u64>, replace: Replace) -> WriteOptions {
-    let mut options =
-        WriteOptions::new(NewNode::File { size }, StagedId::derive(b"object tests", path));
+    let mut options = WriteOptions::new(
+        NewNode::File { size },
+        StagedId::derive(b"object tests", path),
+    );
     options.replace = replace;
     options
 }
@@ -95,9 +96,25 @@ pub(crate) async fn finish(
     upload: Box<dyn Upload>,
     content: &Bytes,
 ) -> Result<Committed, RemoteError> {
-    let staged = upload.stage(content.len() as u64, ContentHash::of(content)).await?;
+    let staged = upload
+        .stage(content.len() as u64, ContentHash::of(content))
+        .await?;
     let committer = Arc::clone(&staged.committer);
     committer.commit(vec![staged]).await.pop().unwrap()
+}
+
+/// The requests that came by, once no more come: the proxy notes a request after it was answered.
+pub(crate) async fn settled(proxy: &HttpFaultProxy) -> Vec<Request> {
+    let mut last = proxy.requests();
+    for _ in 0..100 {
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        let now = proxy.requests();
+        if now.len() == last.len() {
+            return now;
+        }
+        last = now;
+    }
+    panic!("requests keep coming: {}", last.len());
 }
 
 /// The error with all its causes, and its Debug output.
