@@ -39,12 +39,12 @@ const FILES: [(&str, u64); 3] = [
 ///
 /// If Knarr does not build or does not do what is shown; the text says what.
 pub(crate) fn run(arguments: &[String]) -> Outcome {
-    let keep = match arguments {
-        [] => Keep::Nothing,
-        [flag] if flag == "--keep" => Keep::Everything,
-        _ => return Err("the only argument there is: --keep".to_owned()),
+    let (keep, program) = match arguments {
+        [] => (Keep::Nothing, build()?),
+        [flag] if flag == "--keep" => (Keep::Everything, build()?),
+        [flag, program] if flag == "--knarr" => (Keep::Nothing, PathBuf::from(program)),
+        _ => return Err("arguments: --keep, or --knarr PROGRAM (absolute)".to_owned()),
     };
-    let program = build()?;
     let directory = tempfile::Builder::new().prefix("knarr-demo-").tempdir();
     let mut directory = directory.map_err(|error| format!("cannot make a directory: {error}"))?;
     directory.disable_cleanup(keep == Keep::Everything);

@@ -143,7 +143,7 @@ pub(crate) async fn copy(
     }
     if context.removes_source() {
         for (put, _) in done {
-            put::dispose(context, &put.entry).await?;
+            crate::dispose::dispose(context, &put.entry).await?;
         }
     }
     for put in again {

@@ -51,13 +51,19 @@ pub(crate) async fn keep_both(
             }
             Ok(false) => {}
             Err(PutError::Engine(error)) => return Err(error),
-            Err(error) => return failed(context, &conflict, &error).await,
+            Err(error) => {
+                let message = crate::error::chain(&error);
+                return failed(context, &conflict, message).await;
+            }
         }
     }
     let loser_side = conflict.winner.other();
     let aside = match rename_aside(context, &conflict).await {
         Ok(aside) => aside,
-        Err(error) => return failed(context, &conflict, &error).await,
+        Err(error) => {
+            let message = crate::error::chain(&error);
+            return failed(context, &conflict, message).await;
+        }
     };
     let message = format!(
         "both sides changed it; the version of the {} is kept as \"{}\"",
@@ -124,9 +130,8 @@ async fn rename_aside(context: &Context, conflict: &Conflict) -> Result<Entry, R
 async fn failed(
     context: &Arc<Context>,
     conflict: &Conflict,
-    error: &(dyn std::error::Error + 'static),
+    message: String,
 ) -> Result<bool, EngineError> {
-    let message = crate::error::chain(error);
     let to = conflict.winner.other();
     let mut record = context
         .journal

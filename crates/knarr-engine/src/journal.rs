@@ -10,19 +10,20 @@ use knarr_core::plan::{MassDeletion, Side};
 use knarr_core::record::{Action, CustodyRecord, Evidence};
 use knarr_core::run::RunEvent;
 use knarr_core::tree::Synced;
-use knarr_core::{Clock, ContentHash, Entry, Kind, RelPath, Timestamp};
+use knarr_core::{Clock, Entry, Kind, RelPath, Timestamp};
 use knarr_remote::{CheckpointSink, ResumeState, StagedId};
 use knarr_store::deletions::Deletion;
 use knarr_store::dirty::{Dirty, Generation, Next, Seen};
 use knarr_store::endpoints::Reachable;
-use knarr_store::holds::NewHold;
 use knarr_store::in_flight::InFlight;
 use knarr_store::runs::{NewRun, RunCounts, RunId};
 use knarr_store::synced::Recognise;
 use knarr_store::{PairId, Store, StoreError, Tx};
 
+use crate::apply::Applying;
 use crate::checkpoint::{self, Checkpoints};
 use crate::error::EngineError;
+use crate::holds::{held_record, hold_or_approved, new_hold, take_approval};
 use crate::node::Mark;
 use crate::oneshot::{Environment, Report};
 use crate::planning::Planned;
@@ -470,7 +471,7 @@ impl Journal {
 
     /// Whether a person approved what is held; then it is held no more.
     pub(crate) async fn take_approval(&self) -> Result<Option<String>, EngineError> {
-        self.write(|tx, pair| take_approval(tx, pair)).await
+        self.write(take_approval).await
     }
 
     /// Holds a job's deletions, unless they are approved. Returns whether they are held.
@@ -639,143 +640,5 @@ const fn engine_side(side: knarr_store::synced::Side) -> Side {
     match side {
         knarr_store::synced::Side::Source => Side::Source,
         knarr_store::synced::Side::Destination => Side::Destination,
-    }
-}
-
-fn new_hold(deletes: u64, total: u64, reason: MassDeletion) -> NewHold {
-    let (kind, text) = match reason {
-        MassDeletion::TooMany => (
-            "mass deletion",
-            "it would delete more than the brake allows",
-        ),
-        MassDeletion::SuspiciouslyEmpty => (
-            "suspiciously empty",
-            "the source is empty or another than before",
-        ),
-    };
-    // Approved is what was reviewed: as many deletions, for the same reason.
-    let digest = ContentHash::of(format!("{kind}/{deletes}").as_bytes());
-    NewHold {
-        kind: kind.to_owned(),
-        deletes,
-        total,
-        reason: text.to_owned(),
-        digest,
-    }
-}
-
-fn hold_or_approved(
-    tx: &mut Tx<'_>,
-    pair: PairId,
-    (run, label, at): (RunId, &PairLabel, Timestamp),
-    new: NewHold,
-) -> Result<bool, StoreError> {
-    if let Some(held) = tx.held(pair)? {
-        if let Some(approval) = held.approval {
-            if new.deletes <= held.held.deletes.saturating_add(held.held.deletes / 10) {
-                tracing::info!(by = approval.by, "approved deletions go on");
-                return Ok(false);
-            }
-        } else if held.held.kind == new.kind {
-            return Ok(true);
-        }
-    }
-    tx.append_custody([&held_record(label, run.0, at, &new)])?;
-    tx.hold(pair, &new)?;
-    Ok(true)
-}
-
-fn take_approval(tx: &mut Tx<'_>, pair: PairId) -> Result<Option<String>, StoreError> {
-    let Some(approval) = tx.held(pair)?.and_then(|hold| hold.approval) else {
-        return Ok(None);
-    };
-    tx.clear_hold(pair)?;
-    Ok(Some(approval.by))
-}
-
-fn held_record(label: &PairLabel, run: u64, at: Timestamp, hold: &NewHold) -> CustodyRecord {
-    CustodyRecord {
-        at,
-        run,
-        job: label.job.clone(),
-        // About everything below the root; a record has a path.
-        path: RelPath::from_name(b"*").expect("a star is a name"),
-        action: Action::Held,
-        source: label.source.clone(),
-        destination: label.destination.clone(),
-        size: 0,
-        mtime: None,
-        source_hash: None,
-        evidence: Evidence::None,
-        seen_at: None,
-        complete_because: None,
-        steps: Vec::new(),
-        attempt: 1,
-        moved_bytes: 0,
-        duration_microseconds: 0,
-        message: Some(format!(
-            "{} of {} would be deleted: {}",
-            hold.deletes, hold.total, hold.reason
-        )),
-        decided_by: "brake".to_owned(),
-    }
-}
-
-/// What is needed to make changes inside a transaction.
-struct Applying {
-    pair: PairId,
-    recognise: Recognise,
-    label: Arc<PairLabel>,
-}
-
-impl Applying {
-    fn apply(&self, tx: &mut Tx<'_>, changes: &[Change]) -> Result<(), StoreError> {
-        let pair = self.pair;
-        // Renames and removals first, in their order; then the many rows of one kind together.
-        for change in changes {
-            match change {
-                Change::Forget { path, kind } => {
-                    tx.remove_synced(pair, [path])?;
-                    tracing::trace!(%path, %kind, "forgotten");
-                }
-                Change::RenameSynced {
-                    from,
-                    to,
-                    source,
-                    destination,
-                } => {
-                    tx.rename_synced(pair, from, to)?;
-                    if let (Some(source), Some(destination)) = (source, destination)
-                        && let Some(synced) = tx.synced(pair, to)?
-                    {
-                        let (source, destination) = (source.clone(), destination.clone());
-                        let synced = Synced {
-                            source,
-                            destination,
-                            ..synced
-                        };
-                        tx.upsert_synced(pair, self.recognise, [&synced])?;
-                    }
-                }
-                Change::ClearCheckpoint { to, path } => {
-                    crate::checkpoint::clear(tx, self.label.base(*to), path)?;
-                }
-                Change::Settle { path, generation } => {
-                    tx.settle(pair, path, *generation)?;
-                }
-                Change::Synced(_) | Change::Custody(_) => {}
-            }
-        }
-        let synced = changes.iter().filter_map(|change| match change {
-            Change::Synced(synced) => Some(&**synced),
-            _ => None,
-        });
-        tx.upsert_synced(pair, self.recognise, synced)?;
-        let custody = changes.iter().filter_map(|change| match change {
-            Change::Custody(record) => Some(&**record),
-            _ => None,
-        });
-        tx.append_custody(custody)?;
-        Ok(())
     }
 }

@@ -4,13 +4,16 @@
 //! number of files; nothing is called done before it is recorded; nothing is removed because of what
 //! could not be seen.
 
+mod apply;
 mod bulk;
 mod checkpoint;
 mod commit;
 mod conflict;
 mod context;
+mod dispose;
 mod error;
 mod execute;
+mod holds;
 mod journal;
 mod lock;
 pub mod node;

@@ -138,7 +138,7 @@ impl OneShot {
     ) -> Result<Report, EngineError>
     where
         R: std::io::BufRead + Send,
-        F: Fn() -> Result<PlanReader<R>, EngineError> + Send,
+        F: Fn() -> Result<PlanReader<R>, EngineError> + Send + Sync,
     {
         let prepared = Prepared::new(self, environment).await?;
         let outcome = async {
@@ -292,12 +292,14 @@ impl Prepared {
         let mut planning = planning::start(self.look(false)).await?;
         while let Some(decisions) = planning.next().await {
             for now in decisions {
-                if let Some(moved) = plan_file::difference(reviewed.next()?.as_ref(), Some(&now)) {
+                if let Some(moved) =
+                    plan_file::difference(reviewed.next_decision()?.as_ref(), Some(&now))
+                {
                     return Err(moved);
                 }
             }
         }
-        if let Some(moved) = plan_file::difference(reviewed.next()?.as_ref(), None) {
+        if let Some(moved) = plan_file::difference(reviewed.next_decision()?.as_ref(), None) {
             return Err(moved);
         }
         planning.finish()
@@ -312,7 +314,7 @@ impl Prepared {
         R: std::io::BufRead + Send,
     {
         let mut executor = Executor::new(&self.context);
-        while let Some(decision) = reviewed.next()? {
+        while let Some(decision) = reviewed.next_decision()? {
             executor.take(decision).await?;
         }
         executor.settle().await?;

@@ -125,7 +125,7 @@ impl<R: BufRead> PlanReader<R> {
     ///
     /// # Errors
     /// [`EngineError::PlanFile`], also if the plan was changed or cut after it was made.
-    pub fn next(&mut self) -> Result<Option<Decision>, EngineError> {
+    pub fn next_decision(&mut self) -> Result<Option<Decision>, EngineError> {
         if self.ended {
             return Ok(None);
         }
@@ -276,7 +276,7 @@ mod tests {
     fn read(bytes: &[u8]) -> Result<Vec<Decision>, EngineError> {
         let (_, mut reader) = PlanReader::open(bytes)?;
         let mut decisions = Vec::new();
-        while let Some(decision) = reader.next()? {
+        while let Some(decision) = reader.next_decision()? {
             decisions.push(decision);
         }
         Ok(decisions)

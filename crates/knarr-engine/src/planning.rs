@@ -129,7 +129,7 @@ pub(crate) async fn start(look: Look<'_>) -> Result<Planning, EngineError> {
             let destination = Items::new(destination, limits, Arc::clone(&for_thread), false);
             let mut plan = plan::plan(source, destination, synced, &policy, rename_index());
             let mut batch = Vec::with_capacity(BATCH);
-            while let Some(decision) = plan.next() {
+            for decision in plan.by_ref() {
                 batch.push(decision);
                 if batch.len() >= BATCH && sender.blocking_send(std::mem::take(&mut batch)).is_err()
                 {

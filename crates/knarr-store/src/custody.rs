@@ -121,7 +121,7 @@ fn encode_body(record: &CustodyRecord, body: &mut Vec<u8>) {
     }
     encoder.optional(record.seen_at, Encoder::time);
     encoder.optional(record.complete_because.as_ref(), |encoder, text| {
-        encoder.bytes(text.as_bytes())
+        encoder.bytes(text.as_bytes());
     });
     encoder.number(record.steps.len() as u64);
     for step in &record.steps {
@@ -134,7 +134,7 @@ fn encode_body(record: &CustodyRecord, body: &mut Vec<u8>) {
     encoder.number(record.moved_bytes);
     encoder.number(record.duration_microseconds);
     encoder.optional(record.message.as_ref(), |encoder, text| {
-        encoder.bytes(text.as_bytes())
+        encoder.bytes(text.as_bytes());
     });
     encoder.bytes(record.decided_by.as_bytes());
 }

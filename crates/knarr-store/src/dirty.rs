@@ -15,8 +15,7 @@ use knarr_core::entry::{Fingerprint, Kind};
 use knarr_core::{RelPath, Timestamp};
 use rusqlite::{Connection, Row};
 
-use crate::codec::{Malformed, behind};
-use crate::codec::{fingerprint_blob, keys_of, kind_code, kind_of_code};
+use crate::codec::{Malformed, behind, keys_of, kind_code, kind_of_code};
 use crate::dirty::mark::Marker;
 use crate::error::{StoreError, While as _};
 use crate::pairs::PairId;

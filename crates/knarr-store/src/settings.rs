@@ -81,7 +81,7 @@ impl Store {
     /// # Errors
     /// If the database cannot be read or written.
     pub fn node_id(&self) -> Result<NodeId, StoreError> {
-        if let Some(id) = self.read(|reader| node_id(reader))? {
+        if let Some(id) = self.read(node_id)? {
             return Ok(id);
         }
         self.transact(|tx| {

@@ -189,11 +189,27 @@ impl std::fmt::Display for CommandError {
 
 impl From<RemoteError> for CommandError {
     fn from(error: RemoteError) -> Self {
-        let (kind, hint) = match error.kind {
-            ErrorKind::Unreachable => (Kind::Unreachable, Some("`knarr check --connect` tries every endpoint")),
+        let kind = error.kind;
+        Self::about_place(kind, error)
+    }
+}
+
+impl CommandError {
+    /// An error about a place, of `trouble`: with the exit code and the advice that belong to it.
+    pub(crate) fn about_place(
+        trouble: ErrorKind,
+        error: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Self {
+        let (kind, hint) = match trouble {
+            ErrorKind::Unreachable => (
+                Kind::Unreachable,
+                Some("`knarr check --connect` tries every endpoint"),
+            ),
             ErrorKind::Authentication => (
                 Kind::Unreachable,
-                Some("see whether user, key or password are right; `knarr secret ls` shows which secrets are stored"),
+                Some(
+                    "`knarr secret ls` shows which secrets are stored, `ssh-add -l` the agent's keys",
+                ),
             ),
             ErrorKind::HostKey => (
                 Kind::Unreachable,

@@ -14,10 +14,10 @@ use knarr_core::RelPath;
 use knarr_core::entry::Kind;
 use knarr_core::job::Verify;
 use knarr_core::location::Location;
-use knarr_remote::{ErrorKind, Remote};
 use knarr_remote::decorate::limit::{self, Bandwidth, Limited};
 use knarr_remote::local::LocalRemote;
 use knarr_remote::sftp::SftpRemote;
+use knarr_remote::{ErrorKind, Remote};
 use tokio::sync::OnceCell;
 
 use crate::cli::context::Context;
@@ -119,7 +119,10 @@ impl Place {
                 let name = path.file_name()?;
                 let name = RelPath::from_name(name.as_encoded_bytes()).ok()?;
                 let above = path.parent().filter(|above| !above.as_os_str().is_empty());
-                Some((Self::Local(above.unwrap_or(Path::new(".")).to_owned()), name))
+                Some((
+                    Self::Local(above.unwrap_or(Path::new(".")).to_owned()),
+                    name,
+                ))
             }
             Self::Sftp(settings, limits) => {
                 let (path, name) = cut(&settings.path)?;
@@ -147,7 +150,11 @@ impl<'c> Opener<'c> {
     /// # Errors
     /// If the configuration is wrong.
     pub(crate) fn new(context: &'c Context) -> Result<Self, CommandError> {
-        Ok(Self::with_config(context, context.config()?, Asking::Person))
+        Ok(Self::with_config(
+            context,
+            context.config()?,
+            Asking::Person,
+        ))
     }
 
     /// With a configuration that is known already.
@@ -180,7 +187,11 @@ impl<'c> Opener<'c> {
     ///
     /// # Errors
     /// If its endpoint or a secret is not known, or it cannot be opened.
-    pub(crate) async fn open(&self, location: &Location, role: Role) -> Result<Opened, CommandError> {
+    pub(crate) async fn open(
+        &self,
+        location: &Location,
+        role: Role,
+    ) -> Result<Opened, CommandError> {
         let (place, limits, verify) = self.place(location)?;
         let bandwidth = self.bandwidth(location, limits);
         let opened = |(remote, space): (Arc<dyn Remote>, Space), single_file| Opened {
@@ -206,7 +217,9 @@ impl<'c> Opener<'c> {
                 let entry = match remote.stat(&name).await {
                     // Some stores fail on a key that is only the beginning of others. As a directory
                     // it is listed next, and that says what is wrong, if anything is.
-                    Err(error) if matches!(error.kind, ErrorKind::Other | ErrorKind::Throttled) => None,
+                    Err(error) if matches!(error.kind, ErrorKind::Other | ErrorKind::Throttled) => {
+                        None
+                    }
                     entry => entry?,
                 };
                 if entry.is_some_and(|entry| entry.kind != Kind::Directory) {
@@ -222,7 +235,10 @@ impl<'c> Opener<'c> {
             return None;
         };
         let rate = limits.bandwidth_bytes_per_second?;
-        let mut bandwidths = self.bandwidths.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bandwidths = self
+            .bandwidths
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let bandwidth = bandwidths
             .entry(name.clone())
             .or_insert_with(|| Bandwidth::new(rate));
@@ -288,7 +304,9 @@ impl<'c> Opener<'c> {
             Some(_) if known.is_empty() => error.hint("the configuration names no endpoint"),
             Some(_) => error.hint(suggest::help(name, &known, "known endpoints")),
         };
-        error.hint(format!("for a local file with a colon in its name write ./{name}:…"))
+        error.hint(format!(
+            "for a local file with a colon in its name write ./{name}:…"
+        ))
     }
 
     fn local(&self, path: &str) -> PathBuf {
@@ -301,20 +319,21 @@ impl<'c> Opener<'c> {
 
     async fn remote(&self, place: &Place) -> Result<(Arc<dyn Remote>, Space), CommandError> {
         Ok(match place {
-            Place::Local(path) => {
-                (Arc::new(LocalRemote::new(path)), Space::Local(path.clone()))
-            }
+            Place::Local(path) => (Arc::new(LocalRemote::new(path)), Space::Local(path.clone())),
             Place::Sftp(settings, limits) => {
                 let ssh = self
                     .ssh
                     .get_or_try_init(|| sftp::Ssh::load(&self.context.environment))
                     .await?;
-                let remote = ssh.open(settings, *limits, &self.secrets, self.asking).await?;
+                let remote = ssh
+                    .open(settings, *limits, &self.secrets, self.asking)
+                    .await?;
                 (Arc::new(remote.clone()), Space::Sftp(remote))
             }
-            Place::Object(settings, limits) => {
-                (object::open(settings, *limits, &self.secrets).await?, Space::Unknown)
-            }
+            Place::Object(settings, limits) => (
+                object::open(settings, *limits, &self.secrets).await?,
+                Space::Unknown,
+            ),
         })
     }
 }
@@ -331,9 +350,9 @@ pub(crate) fn limited(remote: Arc<dyn Remote>, bandwidth: &Arc<Bandwidth>) -> Ar
 /// Whether it says itself that it is a directory.
 fn names_directory(location: &Location) -> bool {
     match location {
-        Location::Local { path } | Location::Sftp { path, .. } | Location::Endpoint { path, .. } => {
-            path.is_empty() || path.ends_with('/')
-        }
+        Location::Local { path }
+        | Location::Sftp { path, .. }
+        | Location::Endpoint { path, .. } => path.is_empty() || path.ends_with('/'),
         Location::Object { prefix, .. } => prefix.is_empty(),
     }
 }

@@ -27,7 +27,9 @@ pub(crate) fn start(verbosity: Verbosity, environment: &Environment, colour: Col
     let filter = match verbosity {
         Verbosity::Quiet => "error",
         Verbosity::Usual => "warn",
-        Verbosity::Informed => "warn,knarr=info,knarr_engine=info,knarr_store=info,knarr_remote=info",
+        Verbosity::Informed => {
+            "warn,knarr=info,knarr_engine=info,knarr_store=info,knarr_remote=info"
+        }
         Verbosity::Detailed => {
             "info,knarr=debug,knarr_core=debug,knarr_engine=debug,knarr_fs=debug,\
              knarr_remote=debug,knarr_sftp=debug,knarr_steps=debug,knarr_store=debug"

@@ -149,7 +149,11 @@ impl Observer for Bars {
                 let word = paint(self.colour, Style::Warning, "again:");
                 self.line(format!("{word} {path}: {}", safe(error)));
             }
-            Event::Trouble { path, kind, message } => {
+            Event::Trouble {
+                path,
+                kind,
+                message,
+            } => {
                 let (word, style) = match kind {
                     Trouble::Conflict => ("conflict:", Style::Warning),
                     Trouble::Problem => ("problem:", Style::Warning),
@@ -175,13 +179,21 @@ pub(crate) struct Lines;
 impl Observer for Lines {
     fn event(&self, event: &Event<'_>) {
         match event {
-            Event::Finished { path, action, bytes } => {
+            Event::Finished {
+                path,
+                action,
+                bytes,
+            } => {
                 tracing::info!(%path, action = action.name(), bytes, "done");
             }
             Event::Retry { path, error } => {
                 tracing::warn!(%path, error = %safe(error), "failed, will be tried again");
             }
-            Event::Trouble { path, kind, message } => {
+            Event::Trouble {
+                path,
+                kind,
+                message,
+            } => {
                 let path = path.map(ToString::to_string).unwrap_or_default();
                 let message = safe(message);
                 match kind {

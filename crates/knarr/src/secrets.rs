@@ -80,7 +80,10 @@ impl<'c> Secrets<'c> {
     ///
     /// # Errors
     /// If it cannot be had.
-    pub(crate) async fn get(&self, source: &SecretSource) -> Result<Zeroizing<String>, CommandError> {
+    pub(crate) async fn get(
+        &self,
+        source: &SecretSource,
+    ) -> Result<Zeroizing<String>, CommandError> {
         let name = match source {
             SecretSource::Env(name) => {
                 return Environment::variable(name)

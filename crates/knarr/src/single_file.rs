@@ -26,7 +26,11 @@ impl SingleFile {
     /// Only `path` of `inner`.
     pub(crate) fn new(inner: Arc<dyn Remote>, path: RelPath) -> Self {
         let mut description = inner.describe().clone();
-        let separator = if description.location.ends_with('/') { "" } else { "/" };
+        let separator = if description.location.ends_with('/') {
+            ""
+        } else {
+            "/"
+        };
         description.location = format!("{}{separator}{path}", description.location);
         Self {
             inner,

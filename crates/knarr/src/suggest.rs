@@ -9,11 +9,19 @@ pub(crate) fn help(wrong: &str, known: &[&str], label: &str) -> String {
 }
 
 /// The one of `known` that `wrong` most likely was meant to be, if one is near enough.
-pub(crate) fn nearest<'k>(wrong: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+pub(crate) fn nearest<'k>(
+    wrong: &str,
+    known: impl IntoIterator<Item = &'k str>,
+) -> Option<&'k str> {
     let length = wrong.chars().count();
     known
         .into_iter()
-        .map(|right| (distance(&wrong.to_lowercase(), &right.to_lowercase()), right))
+        .map(|right| {
+            (
+                distance(&wrong.to_lowercase(), &right.to_lowercase()),
+                right,
+            )
+        })
         .filter(|(distance, right)| *distance <= length.max(right.chars().count()).div_ceil(3))
         .filter(|(distance, right)| *distance < right.chars().count().min(length))
         .min_by_key(|(distance, _right)| *distance)
@@ -23,8 +31,10 @@ pub(crate) fn nearest<'k>(wrong: &str, known: impl IntoIterator<Item = &'k str>)
 /// How many letters have to be put in, left out, changed or swapped with their neighbour.
 fn distance(left: &str, right: &str) -> usize {
     // Names are short; what is not gets no suggestion rather than a long computation.
-    let (left, right): (Vec<char>, Vec<char>) =
-        (left.chars().take(64).collect(), right.chars().take(64).collect());
+    let (left, right): (Vec<char>, Vec<char>) = (
+        left.chars().take(64).collect(),
+        right.chars().take(64).collect(),
+    );
     let width = right.len() + 1;
     let mut rows: Vec<Vec<usize>> = vec![(0..width).collect()];
     for (i, a) in left.iter().enumerate() {

@@ -40,7 +40,11 @@ impl Drop for Quiet<'_> {
 
 impl Terminal {
     fn open() -> io::Result<Self> {
-        OpenOptions::new().read(true).write(true).open("/dev/tty").map(Self)
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/tty")
+            .map(Self)
     }
 
     fn say(&mut self, text: &str) -> io::Result<()> {
@@ -52,9 +56,8 @@ impl Terminal {
     fn hidden_line(&mut self) -> io::Result<Option<Zeroizing<String>>> {
         let before = rustix::termios::tcgetattr(&self.0)?;
         let mut raw = before.clone();
-        raw.local_modes.remove(
-            LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG | LocalModes::IEXTEN,
-        );
+        raw.local_modes
+            .remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG | LocalModes::IEXTEN);
         raw.special_codes[SpecialCodeIndex::VMIN] = 1;
         raw.special_codes[SpecialCodeIndex::VTIME] = 0;
         rustix::termios::tcsetattr(&self.0, OptionalActions::Flush, &raw)?;

@@ -111,7 +111,8 @@ impl Measured {
         let child = command
             .spawn()
             .map_err(|error| format!("cannot start {command:?}: {error}"))?;
-        let (peak, stopped, seen) = (Arc::default(), Arc::default(), Arc::default());
+        let (peak, stopped) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+        let seen = Arc::<Mutex<BTreeSet<u32>>>::default();
         let (sender, receiver) = mpsc::sync_channel(1);
         let sampler = {
             let (id, deadline) = (child.id(), started + limit);

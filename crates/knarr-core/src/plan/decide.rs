@@ -341,10 +341,6 @@ const fn operation(operation: Operation) -> Option<Decision> {
     Some(Decision::Operation(operation))
 }
 
-#[expect(
-    clippy::needless_pass_by_value,
-    reason = "used as a function of what it consumes"
-)]
 fn forget(synced: Synced) -> Option<Decision> {
     let kind = synced.kind();
     operation(Operation::Forget {

@@ -8,11 +8,8 @@ use std::sync::Arc;
 
 use knarr_core::entry::{Entry, Kind};
 use knarr_core::job::Deletes;
-use knarr_core::plan::{
-    Decision, IfExists, Operation, Policy, Side, SymlinkPolicy, decide_existing,
-};
+use knarr_core::plan::{Side, SymlinkPolicy};
 use knarr_core::record::{Action, CustodyRecord, Evidence};
-use knarr_core::template::TemplateInput;
 use knarr_core::tree::Synced;
 use knarr_core::{ContentHash, RelPath};
 use knarr_remote::{
@@ -24,10 +21,11 @@ use crate::context::Context;
 use crate::error::EngineError;
 use crate::journal::Change;
 use crate::node::observe::{AT_REST, Mark};
+use crate::node::place::Decided;
 use crate::node::spec::WatchJob;
 use crate::observer::{Event, Trouble};
 use crate::put::{self, PutError};
-use crate::transfer::{self, Moved, RESUMABLE_FROM_BYTES, Target, Transfer, TransferError};
+use crate::transfer::{self, Moved, Transfer, TransferError};
 
 /// What became of a dirty path.
 #[derive(Debug)]
@@ -53,16 +51,6 @@ pub(crate) enum Deletions {
     Allowed,
     /// Held until a person approves.
     Held,
-}
-
-/// Where a file goes.
-enum Place {
-    /// To this path, replacing this.
-    Free(RelPath, Replace),
-    /// Nowhere: policy says to leave what is there.
-    Leave(&'static str),
-    /// Nowhere, and a person has to see why.
-    Refuse(String),
 }
 
 /// One lane of a job: one watched directory.
@@ -217,7 +205,7 @@ impl Delivering {
         let outcome = self.settle(dirty, changes).await?;
         put::delivered(&self.context, &entry, action);
         if self.context.removes_source() {
-            put::dispose(&self.context, &entry)
+            crate::dispose::dispose(&self.context, &entry)
                 .await
                 .map_err(PutError::Engine)?;
         }
@@ -355,121 +343,6 @@ impl Delivering {
         };
         let committed = written.await.map_err(PutError::Remote)?;
         Ok(Some((target.path, committed, Facts::default())))
-    }
-
-    /// Where the file goes, under the name that the steps gave it; nothing if it is left.
-    async fn target(
-        &self,
-        entry: &Entry,
-        named: RelPath,
-        decided: &mut Decided,
-    ) -> Result<Option<Target>, PutError> {
-        let (path, replace) = match self.place(entry, named, decided).await? {
-            Place::Free(path, replace) => (path, replace),
-            Place::Leave(reason) => {
-                decided.left = Some(reason.to_owned());
-                return Ok(None);
-            }
-            Place::Refuse(reason) => {
-                decided.left = Some(reason);
-                return Ok(None);
-            }
-        };
-        decided.replaced = !matches!(replace, Replace::Nothing);
-        let journal = &self.context.journal;
-        let resumable = entry.size >= RESUMABLE_FROM_BYTES && self.job.steps.is_empty();
-        let (resume, checkpoints) = if resumable {
-            let found = journal.checkpoints(Side::Destination, &path, entry).await;
-            let (resume, sink) = found.map_err(PutError::Engine)?;
-            (resume, Some(sink))
-        } else {
-            (None, None)
-        };
-        let (staged_id, verify) = (journal.staged_id(&path), self.context.verify);
-        Ok(Some(Target {
-            path,
-            staged_id,
-            replace,
-            verify,
-            resume,
-            checkpoints,
-        }))
-    }
-
-    async fn place(
-        &self,
-        entry: &Entry,
-        named: RelPath,
-        decided: &Decided,
-    ) -> Result<Place, PutError> {
-        let input = TemplateInput {
-            path: &named,
-            mtime: entry.mtime,
-            now: self.context.clock.now(),
-            time_zone: &self.job.time_zone,
-        };
-        let path = match self.job.template.fill(&input) {
-            Ok(path) => path,
-            Err(error) => return Ok(Place::Refuse(crate::error::chain(&error))),
-        };
-        if let Some(synced) = &decided.synced
-            && *synced.at_destination() == path
-        {
-            // Delivered by this job: its next version may replace it.
-            return Ok(match self.job.if_exists {
-                IfExists::KeepBoth => self.beside(path).await?,
-                _ => Place::Free(path, Replace::Seen(synced.destination.clone())),
-            });
-        }
-        if !decided.look && self.job.if_exists != IfExists::KeepBoth {
-            // Most names are new; the commit refuses to replace what is there after all.
-            return Ok(Place::Free(path, Replace::Nothing));
-        }
-        let there = self
-            .context
-            .destination
-            .stat(&path)
-            .await
-            .map_err(PutError::Remote)?;
-        let Some(there) = there else {
-            return Ok(Place::Free(path, Replace::Nothing));
-        };
-        let policy = Policy {
-            if_exists: self.job.if_exists,
-            adopt: false,
-            ..self.context.policy.clone()
-        };
-        let ours = Entry {
-            path: path.clone(),
-            ..entry.clone()
-        };
-        let fingerprint = there.fingerprint();
-        Ok(match decide_existing(ours, there, &policy) {
-            Some(Decision::Operation(Operation::Put { beside, .. })) => match beside {
-                knarr_core::plan::Beside::No => Place::Free(path, Replace::Seen(fingerprint)),
-                knarr_core::plan::Beside::Numbered => self.beside(path).await?,
-            },
-            Some(Decision::Problem(problem)) => Place::Refuse(problem.message),
-            Some(Decision::Operation(_) | Decision::Conflict(_)) | None => Place::Leave(
-                "a file of this name is at the destination, and if_exists says to leave it",
-            ),
-        })
-    }
-
-    async fn beside(&self, path: RelPath) -> Result<Place, PutError> {
-        let destination = self.context.destination.as_ref();
-        if destination
-            .stat(&path)
-            .await
-            .map_err(PutError::Remote)?
-            .is_none()
-        {
-            return Ok(Place::Free(path, Replace::Nothing));
-        }
-        let free = put::free_name(destination, &path)
-            .await
-            .map_err(PutError::Remote)?;
-        Ok(Place::Free(free, Replace::Nothing))
     }
 
     /// The source does not have it any more, or it is not meant.
@@ -683,16 +556,6 @@ impl Delivering {
         self.context.trouble(Some(&dirty.path), kind, message);
         Ok(())
     }
-}
-
-/// What was found out and decided while a file was staged.
-#[derive(Debug)]
-struct Decided {
-    synced: Option<Synced>,
-    /// Whether to look at the destination first.
-    look: bool,
-    left: Option<String>,
-    replaced: bool,
 }
 
 #[derive(Debug, Default)]

@@ -9,6 +9,7 @@ mod deliver;
 mod health;
 mod lane;
 mod observe;
+mod place;
 mod progress;
 mod scan;
 mod spec;

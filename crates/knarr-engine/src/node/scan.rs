@@ -124,7 +124,7 @@ impl Scanning {
         let mut plan = plan::plan(seen, destination, synced, &policy, &index);
         let mut scanned = Scanned::default();
         let (mut marks, mut gone) = (Vec::new(), Vec::new());
-        while let Some(decision) = plan.next() {
+        for decision in plan.by_ref() {
             self.mark(decision, now, &mut marks, &mut gone);
             if marks.len() >= MARKS {
                 scanned.marked += marks.len() as u64;

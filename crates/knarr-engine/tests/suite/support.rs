@@ -87,8 +87,8 @@ impl World {
 
 pub(crate) fn environment(state: &Path) -> (Environment, Arc<Collecting>) {
     let seen = Arc::new(Collecting::default());
-    let clock = Arc::new(SystemClock);
-    let opened = Store::open(StoreOptions::new(state, clock.clone())).unwrap();
+    let clock: Arc<dyn knarr_core::Clock> = Arc::new(SystemClock);
+    let opened = Store::open(StoreOptions::new(state, Arc::clone(&clock))).unwrap();
     let environment = Environment {
         store: opened.store,
         locks: state.join("locks"),

@@ -164,9 +164,12 @@ impl Machine {
             return;
         }
         for directory in about {
-            if self.tree.is_same_or_above(ROOT, directory)
-                && self.compare(directory, Descend::IntoNew)
-            {
+            if !self.tree.is_same_or_above(ROOT, directory) {
+                // Without a name now, but perhaps not for long.
+                if self.tree.is_watched(directory) {
+                    self.doubt.add(directory);
+                }
+            } else if self.compare(directory, Descend::IntoNew) {
                 let below = self.tree.path_of(directory);
                 self.outbox.push(WatchEvent::Overflow { below });
             }

@@ -547,6 +547,12 @@ impl Machine {
             let below = self.tree.path_of(directory).and_then(|path| path.parent());
             self.outbox.push(WatchEvent::Overflow { below });
         }
+        // When a directory is removed, that is told first and its node is gone by now. Another one
+        // must have the name that this one has in the tree.
+        self.tree
+            .parent_of(directory)
+            .into_iter()
+            .for_each(|parent| self.doubt.add(parent));
         self.unwatch(directory);
     }
 

@@ -63,14 +63,18 @@ impl Watched {
         let mark = format!("mark-{}", self.marks);
         write(&self.at(&mark), b"");
         let mut found = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
         loop {
-            match self.events.recv_timeout(PATIENCE) {
+            match self.events.recv_timeout(Duration::from_secs(1)) {
                 Ok(WatchEvent::Closed(at)) if at == path(&mark) => break,
                 Ok(event) => found.push(event),
+                // A mark is lost as well when the kernel's queue overflows.
+                Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {
+                    write(&self.at(&mark), b"");
+                }
                 Err(error) => panic!("{error}; so far {found:?}"),
             }
         }
-        let deadline = Instant::now() + PATIENCE;
         while !self.watcher.is_settled() {
             assert!(
                 Instant::now() < deadline,

@@ -407,7 +407,7 @@ fn key(item: &TreeItem) -> (&RelPath, Kind) {
         TreeItem::Entry(entry) => (&entry.path, entry.kind),
         TreeItem::Problem(problem) => (&problem.path, problem.kind),
         TreeItem::Excluded { path, kind } => (path, *kind),
-        TreeItem::Incomplete(_) => unreachable!("a directory by itself has no incomplete parts"),
+        TreeItem::Incomplete(_) => unreachable!("a directory that was read is complete"),
     }
 }
 

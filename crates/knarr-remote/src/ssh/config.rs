@@ -351,17 +351,6 @@ impl SshConfig {
         if settings.identities_only == Some(true) {
             authentication.agent_keys = AgentKeys::OfKeyFiles;
         }
-        let user_files = settings.user_known_hosts.clone().unwrap_or_else(|| {
-            let directory = self.context.home.join(".ssh");
-            vec![
-                directory.join("known_hosts"),
-                directory.join("known_hosts2"),
-            ]
-        });
-        let global_files = settings
-            .global_known_hosts
-            .clone()
-            .unwrap_or_else(|| self.context.system_known_hosts.iter().cloned().collect());
         let mut options = SshOptions::new(
             settings
                 .host_name
@@ -371,7 +360,7 @@ impl SshConfig {
             self.user(destination, &settings),
             authentication.clone(),
             HostKeyPolicy::KnownHosts {
-                files: [user_files, global_files].concat(),
+                files: self.known_hosts(&settings),
             },
         );
         if jump_hosts == JumpHosts::Followed {
@@ -395,6 +384,23 @@ impl SshConfig {
             }
         }
         Ok(options)
+    }
+}
+
+impl SshConfig {
+    fn known_hosts(&self, settings: &HostSettings) -> Vec<PathBuf> {
+        let user_files = settings.user_known_hosts.clone().unwrap_or_else(|| {
+            let directory = self.context.home.join(".ssh");
+            vec![
+                directory.join("known_hosts"),
+                directory.join("known_hosts2"),
+            ]
+        });
+        let global_files = settings
+            .global_known_hosts
+            .clone()
+            .unwrap_or_else(|| self.context.system_known_hosts.iter().cloned().collect());
+        [user_files, global_files].concat()
     }
 }
 

@@ -202,7 +202,7 @@ fn k1_k3_r03_r05_what_was_acknowledged_survives_a_power_cut_and_numbers_only_gro
         .spawn()
         .unwrap();
         strike_after(&mut process, 1 + random.index(30), &mut said, || {
-            disk.cut_power()
+            disk.cut_power();
         });
         disk.remount();
         let opened = try_open(&state).unwrap();

@@ -1,5 +1,9 @@
 //! The store, tested through its public interface.
 #![expect(
+    clippy::unwrap_used,
+    reason = "in tests, in their helpers too, a panic is the failure"
+)]
+#![expect(
     clippy::disallowed_methods,
     reason = "tests play the world outside: they damage, copy and move files as they like"
 )]

@@ -162,7 +162,7 @@ fn a_wrong_a_missing_and_a_broken_key_are_told_apart() {
     );
     let wrong = with(&"0".repeat(64)).get("name").unwrap_err();
     assert!(matches!(wrong, SecretError::WrongKey { .. }), "{wrong:?}");
-    for broken in ["", "zz", &"g".repeat(64), &digits[1..]] {
+    for broken in ["", "zz", &"g".repeat(64), &digits.repeat(2)] {
         let error = with(broken).get("name").unwrap_err();
         assert!(matches!(error, SecretError::NotAKey { .. }), "{error:?}");
     }

@@ -49,21 +49,32 @@ pub(crate) fn run(
         .filter(|(pair, _hold)| pair.known_as.job.as_ref() == Some(job))
         .collect();
     if mine.is_empty() {
-        return Err(CommandError::usage(format!("nothing of the job `{job}` is held"))
-            .hint("`knarr approve` alone lists what is held"));
+        return Err(
+            CommandError::usage(format!("nothing of the job `{job}` is held"))
+                .hint("`knarr approve` alone lists what is held"),
+        );
     }
     for (pair, hold) in mine {
         tell(pair, hold)?;
         if !arguments.yes && context.environment.stdin_is_terminal && !confirmed()? {
             return Err(CommandError::usage("nothing was approved"));
         }
-        let by = context.environment.user.clone().unwrap_or_else(|| "somebody".to_owned());
+        let by = context
+            .environment
+            .user
+            .clone()
+            .unwrap_or_else(|| "somebody".to_owned());
         let (id, digest, name) = (pair.id, hold.held.digest, by.clone());
-        match store.transact(move |tx| tx.approve(id, &digest, &name)).wait()? {
+        match store
+            .transact(move |tx| tx.approve(id, &digest, &name))
+            .wait()?
+        {
             Approved::Done => {}
             Approved::AnotherPlan | Approved::NothingHeld => {
-                return Err(CommandError::failed("the plan changed meanwhile, and was not approved")
-                    .hint("look at it again: `knarr approve`"));
+                return Err(CommandError::failed(
+                    "the plan changed meanwhile, and was not approved",
+                )
+                .hint("look at it again: `knarr approve`"));
             }
         }
         if output.format == Format::Json {

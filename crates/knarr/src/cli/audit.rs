@@ -96,7 +96,10 @@ fn verify(store: &Store, noted: Option<&ChainHead>, output: &mut Output) -> Comm
                 })?;
             } else {
                 let words = output.paint(Style::Good, "intact");
-                output.line(format!("{words}: {} records are as they were written", head.count))?;
+                output.line(format!(
+                    "{words}: {} records are as they were written",
+                    head.count
+                ))?;
                 output.line(format!("the chain ends at {}:{}", head.count, head.hash))?;
             }
             Ok(Outcome::Done)
@@ -138,15 +141,34 @@ fn export(store: &Store, format: ExportFormat, from: u64, output: &mut Output) -
 }
 
 const COLUMNS: [&str; 21] = [
-    "seq", "at", "run", "job", "path", "action", "source", "destination", "size", "mtime",
-    "source_hash", "evidence", "evidence_value", "seen_at", "complete_because", "steps", "attempt",
-    "moved_bytes", "duration_microseconds", "message", "decided_by",
+    "seq",
+    "at",
+    "run",
+    "job",
+    "path",
+    "action",
+    "source",
+    "destination",
+    "size",
+    "mtime",
+    "source_hash",
+    "evidence",
+    "evidence_value",
+    "seen_at",
+    "complete_because",
+    "steps",
+    "attempt",
+    "moved_bytes",
+    "duration_microseconds",
+    "message",
+    "decided_by",
 ];
 
 fn csv_line(chained: &ChainedRecord) -> String {
     let record = &chained.record;
     let text = |text: &str| printable(text.as_bytes()).to_string();
-    let time = |time: Option<knarr_core::Timestamp>| time.map(|t| t.to_string()).unwrap_or_default();
+    let time =
+        |time: Option<knarr_core::Timestamp>| time.map(|t| t.to_string()).unwrap_or_default();
     let (evidence, value) = match &record.evidence {
         Evidence::ReadBack { hash } => ("read_back", hash.to_string()),
         Evidence::Written { hash } => ("written", hash.to_string()),
@@ -172,11 +194,18 @@ fn csv_line(chained: &ChainedRecord) -> String {
         text(&record.destination),
         record.size.to_string(),
         time(record.mtime),
-        record.source_hash.map(|hash| hash.to_string()).unwrap_or_default(),
+        record
+            .source_hash
+            .map(|hash| hash.to_string())
+            .unwrap_or_default(),
         evidence.to_owned(),
         value,
         time(record.seen_at),
-        record.complete_because.as_deref().map(text).unwrap_or_default(),
+        record
+            .complete_because
+            .as_deref()
+            .map(text)
+            .unwrap_or_default(),
         steps.join("; "),
         record.attempt.to_string(),
         record.moved_bytes.to_string(),
@@ -190,7 +219,11 @@ fn csv_line(chained: &ChainedRecord) -> String {
 /// A cell of RFC 4180 that no spreadsheet takes for a formula (H-06).
 fn csv_cell(text: &str) -> String {
     let is_formula = text.starts_with(['=', '+', '-', '@', '\t', '\r', '＝', '＋', '－', '＠']);
-    let text = if is_formula { format!("'{text}") } else { text.to_owned() };
+    let text = if is_formula {
+        format!("'{text}")
+    } else {
+        text.to_owned()
+    };
     if text.contains(['"', ',', '\n', '\r', ';']) || is_formula {
         format!("\"{}\"", text.replace('"', "\"\""))
     } else {

@@ -148,13 +148,20 @@ async fn connect(
     for item in listing.next_batch().await.unwrap_or_default() {
         match item {
             TreeItem::Incomplete(part) => {
-                return Err(CommandError::failed(format!("its root cannot be listed: {}", part.reason)));
+                return Err(CommandError::failed(format!(
+                    "its root cannot be listed: {}",
+                    part.reason
+                )));
             }
             TreeItem::Entry(_) | TreeItem::Problem(_) | TreeItem::Excluded { .. } => entries += 1,
         }
     }
     let free_bytes = opened.free_bytes().await?;
-    Ok((opened.remote.describe().location.clone(), entries, free_bytes))
+    Ok((
+        opened.remote.describe().location.clone(),
+        entries,
+        free_bytes,
+    ))
 }
 
 fn in_words(connected: &Connected, output: &Output) -> String {
@@ -167,7 +174,10 @@ fn in_words(connected: &Connected, output: &Output) -> String {
                 .free_bytes
                 .map(|bytes| format!(", {} free", ByteSize(bytes)))
                 .unwrap_or_default();
-            format!("{word}      {name}   {location} in {} ms{free}", connected.milliseconds)
+            format!(
+                "{word}      {name}   {location} in {} ms{free}",
+                connected.milliseconds
+            )
         }
         Some(error) => {
             let word = output.paint(Style::Bad, "not reached");

@@ -90,7 +90,11 @@ impl Context {
                 state.display()
             ))
         })?;
-        if let OpenState::Recovered { quarantined, reason } = &opened.state {
+        if let OpenState::Recovered {
+            quarantined,
+            reason,
+        } = &opened.state
+        {
             tracing::warn!(
                 "the state was damaged ({reason}) and set aside as {}; what it knew is unknown now, \
                  so nothing is deleted before both sides were looked at again",
@@ -107,8 +111,9 @@ impl Context {
     pub(crate) fn existing_store(&self) -> Result<Store, CommandError> {
         let state = self.state()?;
         if !state.join("knarr.db").exists() {
-            return Err(CommandError::usage(NothingKnown(state))
-                .hint("nothing was moved with this state directory; --state or $KNARR_STATE name another"));
+            return Err(CommandError::usage(NothingKnown(state)).hint(
+                "nothing was moved with this state directory; --state or $KNARR_STATE name another",
+            ));
         }
         self.open_store(&state)
     }

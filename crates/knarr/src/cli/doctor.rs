@@ -110,8 +110,14 @@ pub(crate) fn run(
     findings.push(clock(context));
     findings.extend(ssh(context, &config));
     print(&findings, output)?;
-    let is_bad = findings.iter().any(|finding| finding.verdict == Verdict::Bad);
-    Ok(if is_bad { Outcome::SomeFailed } else { Outcome::Done })
+    let is_bad = findings
+        .iter()
+        .any(|finding| finding.verdict == Verdict::Bad);
+    Ok(if is_bad {
+        Outcome::SomeFailed
+    } else {
+        Outcome::Done
+    })
 }
 
 fn print(findings: &[Finding], output: &mut Output) -> Result<(), CommandError> {
@@ -227,7 +233,9 @@ fn watching(config: &Config) -> Vec<Finding> {
         findings.push(Finding::warning(
             "file watching",
             found,
-            format!("what cannot be watched is polled: `sysctl fs.inotify.max_user_watches={wanted}`"),
+            format!(
+                "what cannot be watched is polled: `sysctl fs.inotify.max_user_watches={wanted}`"
+            ),
         ));
     } else {
         findings.push(Finding::good("file watching", found));
@@ -277,7 +285,10 @@ fn count_directories(job: &Job) -> u64 {
 /// The state directory: can it be written, how fast does it flush, how much room is left?
 fn disk(state: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
-    let existing = state.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/"));
+    let existing = state
+        .ancestors()
+        .find(|path| path.is_dir())
+        .unwrap_or(Path::new("/"));
     let shown = if existing == state {
         state.display().to_string()
     } else {
@@ -323,7 +334,11 @@ fn disk(state: &Path) -> Vec<Finding> {
 fn free_space(space: &knarr_fs::root::Space) -> Finding {
     let found = format!("{} free for the state", ByteSize(space.free_bytes));
     if space.free_bytes < 256 << 20 {
-        Finding::warning("disk", found, "the state needs some 300 bytes for each known file")
+        Finding::warning(
+            "disk",
+            found,
+            "the state needs some 300 bytes for each known file",
+        )
     } else {
         Finding::good("disk", found)
     }
@@ -394,7 +409,10 @@ fn ssh(context: &Context, config: &Config) -> Vec<Finding> {
             found,
             "an endpoint says `agent: true`: start one with `eval $(ssh-agent)`, or name a `key`",
         ),
-        Err(found) => Finding::good("SSH agent", format!("{found}; keys and passwords work without")),
+        Err(found) => Finding::good(
+            "SSH agent",
+            format!("{found}; keys and passwords work without"),
+        ),
     });
     let mut files = Vec::new();
     if let Some(home) = &context.environment.home {

@@ -264,8 +264,10 @@ pub(crate) fn time(text: Option<&str>, now: Timestamp) -> Result<Option<Timestam
         Some(zoned.timestamp())
     });
     let nanoseconds = instant.and_then(|instant| i64::try_from(instant.as_nanosecond()).ok());
-    nanoseconds.map(|nanoseconds| Some(Timestamp::from_nanoseconds(nanoseconds))).ok_or_else(|| {
-        CommandError::usage(format!("`{text}` is neither an age nor a date"))
-            .hint("write 90m, 2d, 2026-11-21, 2026-11-21T10:00 or 2026-11-21T10:00:00Z")
-    })
+    nanoseconds
+        .map(|nanoseconds| Some(Timestamp::from_nanoseconds(nanoseconds)))
+        .ok_or_else(|| {
+            CommandError::usage(format!("`{text}` is neither an age nor a date"))
+                .hint("write 90m, 2d, 2026-11-21, 2026-11-21T10:00 or 2026-11-21T10:00:00Z")
+        })
 }

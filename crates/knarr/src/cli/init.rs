@@ -68,10 +68,16 @@ pub(crate) fn run(
     context: &Context,
     output: &mut Output,
 ) -> CommandResult {
-    let file = context.global.config.clone().unwrap_or_else(|| PathBuf::from("knarr.yaml"));
+    let file = context
+        .global
+        .config
+        .clone()
+        .unwrap_or_else(|| PathBuf::from("knarr.yaml"));
     if file.exists() {
-        return Err(CommandError::usage(format!("{} exists already", file.display()))
-            .hint("--config FILE names another; a file is never overwritten"));
+        return Err(
+            CommandError::usage(format!("{} exists already", file.display()))
+                .hint("--config FILE names another; a file is never overwritten"),
+        );
     }
     let source = answer(
         arguments.source.as_ref(),
@@ -100,7 +106,9 @@ pub(crate) fn run(
     } else {
         output.line(format!("{} is written", file.display()))?;
         for name in secrets_of(arguments) {
-            output.line(format!("store the secret it names: knarr secret set {name}"))?;
+            output.line(format!(
+                "store the secret it names: knarr secret set {name}"
+            ))?;
         }
     }
     output.flush()?;
@@ -133,7 +141,10 @@ fn answer(
 }
 
 fn secrets_of(arguments: &InitArguments) -> impl Iterator<Item = &String> {
-    arguments.password.iter().chain(arguments.keys.iter().flatten())
+    arguments
+        .password
+        .iter()
+        .chain(arguments.keys.iter().flatten())
 }
 
 /// The text of the configuration.
@@ -163,8 +174,11 @@ fn compose(
             prefix,
         } => (s3(arguments, bucket, prefix), "destination:".to_owned()),
         Location::Object { .. } => {
-            return Err(CommandError::usage("this wizard knows directories, SFTP and S3")
-                .hint("for Google and Azure write the endpoint by hand; `knarr schema` has all keys"));
+            return Err(
+                CommandError::usage("this wizard knows directories, SFTP and S3").hint(
+                    "for Google and Azure write the endpoint by hand; `knarr schema` has all keys",
+                ),
+            );
         }
     };
     let mut text = String::from(
@@ -203,13 +217,19 @@ fn sftp(
     if !path.is_empty() {
         lines.push(format!("path: {}", quoted(path)));
     }
-    lines.extend(arguments.key.as_ref().map(|key| format!("key: {}", quoted(key))));
+    lines.extend(
+        arguments
+            .key
+            .as_ref()
+            .map(|key| format!("key: {}", quoted(key))),
+    );
     if let Some(password) = &arguments.password {
         lines.push(format!("password: {{ secret: {} }}", quoted(password)));
     }
     match &arguments.host_key {
         Some(host_key) => lines.push(format!("host_key: {}", quoted(host_key))),
-        None => lines.push("# host_key: \"SHA256:…\"   # without it, ~/.ssh/known_hosts decides".to_owned()),
+        None => lines
+            .push("# host_key: \"SHA256:…\"   # without it, ~/.ssh/known_hosts decides".to_owned()),
     }
     section(&lines)
 }
@@ -224,7 +244,11 @@ fn s3(arguments: &InitArguments, bucket: &str, prefix: &str) -> String {
         ("region", &arguments.region),
         ("profile", &arguments.profile),
     ] {
-        lines.extend(value.as_ref().map(|value| format!("{key}: {}", quoted(value))));
+        lines.extend(
+            value
+                .as_ref()
+                .map(|value| format!("{key}: {}", quoted(value))),
+        );
     }
     match arguments.keys.as_deref() {
         Some([access, secret]) => {
@@ -232,7 +256,9 @@ fn s3(arguments: &InitArguments, bucket: &str, prefix: &str) -> String {
             lines.push(format!("secret_key: {{ secret: {} }}", quoted(secret)));
         }
         _ if arguments.profile.is_none() => {
-            lines.push("# credentials come from the environment or ~/.aws; or name a `profile`".to_owned());
+            lines.push(
+                "# credentials come from the environment or ~/.aws; or name a `profile`".to_owned(),
+            );
         }
         _ => {}
     }
@@ -252,7 +278,9 @@ fn section(lines: &[String]) -> String {
 /// A text as YAML: plain where that is safe, else in quotes, which are JSON's.
 fn quoted(text: &str) -> String {
     let is_plain = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "/._-@".contains(c))
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "/._-@~".contains(c))
         && !["true", "false", "null", "yes", "no", "on", "off"].contains(&&*text.to_lowercase());
     if is_plain {
         text.to_owned()
@@ -263,7 +291,12 @@ fn quoted(text: &str) -> String {
 
 /// Writes a new file, durably.
 fn write(file: &Path, text: &str) -> Result<(), CommandError> {
-    let failed = |source| CommandError::failed(NotWritten { path: file.to_owned(), source });
+    let failed = |source| {
+        CommandError::failed(NotWritten {
+            path: file.to_owned(),
+            source,
+        })
+    };
     let mut opened = OpenOptions::new()
         .write(true)
         .create_new(true)

@@ -6,10 +6,11 @@ use knarr_core::path::printable;
 use knarr_core::tree::TreeItem;
 use knarr_core::units::ByteSize;
 use knarr_core::{Clock as _, RelPath, Timestamp};
-use knarr_remote::ListOptions;
+use knarr_remote::{ListOptions, Listing};
 use serde::Serialize;
 
 use crate::cli::context::Context;
+use crate::cli::oneshot::looking_at;
 use crate::cli::transfer::{ChoiceArguments, location};
 use crate::command_error::{CommandError, CommandResult, Outcome};
 use crate::location::{Opened, Opener, Role};
@@ -68,7 +69,7 @@ pub(crate) fn ls(arguments: &LsArguments, context: &Context, output: &mut Output
             })),
             ..ListOptions::default()
         };
-        let mut listing = opened.remote.list(options).await?;
+        let mut listing = list(&opened, options).await?;
         let mut outcome = Outcome::Done;
         while let Some(batch) = listing.next_batch().await {
             for item in batch {
@@ -114,7 +115,7 @@ pub(crate) fn stat(
             shallow: true,
             ..ListOptions::default()
         };
-        let mut listing = opened.remote.list(options).await?;
+        let mut listing = list(&opened, options).await?;
         let (mut directories, mut files, mut bytes) = (0_u64, 0_u64, 0_u64);
         while let Some(batch) = listing.next_batch().await {
             for item in batch {
@@ -131,6 +132,15 @@ pub(crate) fn stat(
         print_directory(&location.to_string(), (directories, files, bytes), output)?;
         Ok(Outcome::Done)
     })
+}
+
+async fn list(opened: &Opened, options: ListOptions) -> Result<Listing, CommandError> {
+    let location = || opened.remote.describe().location.clone();
+    opened
+        .remote
+        .list(options)
+        .await
+        .map_err(|error| looking_at(location(), error))
 }
 
 async fn stat_of(opened: &Opened, path: &RelPath) -> Result<Entry, CommandError> {
@@ -189,7 +199,11 @@ fn print_stat(location: &str, entry: &Entry, output: &mut Output) -> Result<(), 
     output.line(heading)?;
     output.line(format!("  kind      {}", entry.kind))?;
     if entry.kind == Kind::File {
-        output.line(format!("  size      {} ({} bytes)", ByteSize(entry.size), entry.size))?;
+        output.line(format!(
+            "  size      {} ({} bytes)",
+            ByteSize(entry.size),
+            entry.size
+        ))?;
     }
     if let Some(mtime) = entry.mtime {
         output.line(format!("  changed   {}", shown_time(mtime)))?;

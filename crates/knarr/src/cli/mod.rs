@@ -40,7 +40,12 @@ use crate::output::Format;
 /// Exit codes: 0 done, 1 some files failed, 2 usage or configuration, 3 held for approval,
 /// 4 a place cannot be reached.
 #[derive(Debug, Parser)]
-#[command(name = "knarr", version, max_term_width = 100, subcommand_required = true)]
+#[command(
+    name = "knarr",
+    version,
+    max_term_width = 100,
+    subcommand_required = true
+)]
 #[command(arg_required_else_help = true)]
 pub(crate) struct Arguments {
     #[command(flatten)]
@@ -177,6 +182,10 @@ fn verbosity(arguments: &Arguments) -> Verbosity {
 impl GlobalArguments {
     /// How data is printed.
     pub(crate) const fn format(&self) -> Format {
-        if self.json { Format::Json } else { Format::Text }
+        if self.json {
+            Format::Json
+        } else {
+            Format::Text
+        }
     }
 }

@@ -8,9 +8,9 @@ use knarr_core::plan::{Brake, Mode, Policy};
 use knarr_core::run::RunState;
 use knarr_core::units::ByteSize;
 use knarr_core::{Clock as _, Timestamp};
-use knarr_engine::{EngineError, Planned};
 use knarr_engine::oneshot::{Environment, OneShot, Report};
 use knarr_engine::plan_file::describe;
+use knarr_engine::{EngineError, Planned};
 use knarr_remote::decorate::limit::Bandwidth;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use crate::cli::transfer::{
     Compare, CopyArguments, MirrorArguments, MoveArguments, Places, SyncArguments,
     TransferArguments, TransferOptions, Verb,
 };
-use crate::command_error::{CommandError, CommandResult, Kind, Outcome};
+use crate::command_error::{CommandError, CommandResult, Outcome};
 use crate::config::Colour;
 use crate::location::{Opened, Opener, Role, limited};
 use crate::output::{Format, Output};
@@ -162,9 +162,13 @@ pub(crate) async fn spec(
         retry: options.retry,
         brake: Brake::default(),
         approved_by: match request.approval {
-            Approval::Given => {
-                Some(context.environment.user.clone().unwrap_or_else(|| "somebody".to_owned()))
-            }
+            Approval::Given => Some(
+                context
+                    .environment
+                    .user
+                    .clone()
+                    .unwrap_or_else(|| "somebody".to_owned()),
+            ),
             Approval::NotGiven => None,
         },
     })
@@ -228,7 +232,11 @@ impl Watching {
     /// Shows bars on a terminal, and listens for signals. Needs a runtime.
     pub(crate) fn start(context: &Context) -> Self {
         let environment = &context.environment;
-        let colour = if environment.colour_wanted { Colour::Yes } else { Colour::No };
+        let colour = if environment.colour_wanted {
+            Colour::Yes
+        } else {
+            Colour::No
+        };
         let bars = (environment.stderr_is_terminal && !context.global.quiet)
             .then(|| Arc::new(Bars::start(colour)));
         let cancel = CancellationToken::new();
@@ -293,7 +301,10 @@ async fn show_plan(
 /// Whether everything could be looked at.
 pub(crate) fn looked(planned: &Planned) -> Outcome {
     for part in &planned.incomplete {
-        tracing::warn!("not listed: {}", knarr_core::path::printable(part.as_bytes()));
+        tracing::warn!(
+            "not listed: {}",
+            knarr_core::path::printable(part.as_bytes())
+        );
     }
     if planned.counts.source_incomplete + planned.counts.destination_incomplete > 0 {
         Outcome::SomeFailed
@@ -366,7 +377,11 @@ fn summary(report: &Report, took: std::time::Duration) -> String {
         let rate = ByteSize(u64::try_from(rate).unwrap_or(u64::MAX));
         text.push_str(&format!(" ({rate}/s)"));
     }
-    text.push_str(&format!(" in {} (run {})", shown_duration(took), report.run));
+    text.push_str(&format!(
+        " in {} (run {})",
+        shown_duration(took),
+        report.run
+    ));
     match report.state {
         RunState::Held => text.push_str(&format!(
             "\nheld: {} would be deleted, more than is done without approval\n\
@@ -384,17 +399,21 @@ fn summary(report: &Report, took: std::time::Duration) -> String {
 /// The engine's error, with its exit code.
 pub(crate) fn told(error: EngineError) -> CommandError {
     match error {
-        EngineError::Look { location, source } => {
-            let kind = match source.kind {
-                knarr_remote::ErrorKind::NotFound => Kind::Usage,
-                knarr_remote::ErrorKind::Unreachable
-                | knarr_remote::ErrorKind::Authentication
-                | knarr_remote::ErrorKind::HostKey => Kind::Unreachable,
-                _ => Kind::Failed,
-            };
-            CommandError::new(kind, EngineError::Look { location, source })
+        EngineError::Look { location, source } => looking_at(location, source),
+        error @ (EngineError::PlanFile { .. } | EngineError::Job { .. }) => {
+            CommandError::usage(error)
         }
-        error @ (EngineError::PlanFile { .. } | EngineError::Job { .. }) => CommandError::usage(error),
         error => CommandError::failed(error),
+    }
+}
+
+/// The error that a place cannot be looked at.
+pub(crate) fn looking_at(location: String, source: knarr_remote::RemoteError) -> CommandError {
+    let trouble = source.kind;
+    let error = EngineError::Look { location, source };
+    match trouble {
+        // It is the command line that names what is not there.
+        knarr_remote::ErrorKind::NotFound => CommandError::usage(error),
+        _ => CommandError::about_place(trouble, error),
     }
 }

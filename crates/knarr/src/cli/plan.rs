@@ -123,7 +123,9 @@ pub(crate) fn plan(
         written.map_err(failed("write"))?;
         let planned = planned.map_err(told)?;
         let file = writer.finish().map_err(failed("write"))?;
-        let file = file.into_inner().map_err(|error| failed("write")(error.into_error()))?;
+        let file = file
+            .into_inner()
+            .map_err(|error| failed("write")(error.into_error()))?;
         file.sync_all().map_err(failed("flush"))?;
         if output.format == Format::Json {
             output.json(&serde_json::json!({ "plan": path, "decisions": count }))?;
@@ -159,8 +161,7 @@ pub(crate) fn apply(
         let environment = environment(context, &opener, &watching).await?;
         // Read twice: to compare with the trees before anything is done, and to carry it out.
         let again = || {
-            let file = std::fs::File::open(path)
-                .map_err(|error| unreadable(&error))?;
+            let file = std::fs::File::open(path).map_err(|error| unreadable(&error))?;
             PlanReader::open(BufReader::new(file)).map(|(_header, reader)| reader)
         };
         let report = spec.apply(&environment, again).await;

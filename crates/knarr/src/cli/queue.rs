@@ -98,8 +98,8 @@ pub(crate) fn queue(
         let in_flight = store.read(|reader| reader.in_flight(pair.id))?;
         let mut after = Vec::new();
         while left > 0 {
-            let page =
-                store.read(|reader| reader.list_dirty(pair.id, filter, &after, left.min(PAGE_ROWS)))?;
+            let page = store
+                .read(|reader| reader.list_dirty(pair.id, filter, &after, left.min(PAGE_ROWS)))?;
             let Some(last) = page.last() else {
                 break;
             };
@@ -116,8 +116,10 @@ fn pairs_of(store: &Store, job: Option<&str>) -> Result<Vec<Pair>, CommandError>
     if let Some(job) = job {
         pairs.retain(|pair| pair.known_as.job.as_deref() == Some(job));
         if pairs.is_empty() {
-            return Err(CommandError::usage(format!("nothing is known of a job `{job}`"))
-                .hint("`knarr status` lists the jobs that ran"));
+            return Err(
+                CommandError::usage(format!("nothing is known of a job `{job}`"))
+                    .hint("`knarr status` lists the jobs that ran"),
+            );
         }
     }
     Ok(pairs)
@@ -141,7 +143,9 @@ fn print_queue(
         rows.push([
             safe(queued.job),
             state_in_words(&queued, moving, now),
-            queued.size.map_or_else(|| "-".to_owned(), |size| ByteSize(size).to_string()),
+            queued
+                .size
+                .map_or_else(|| "-".to_owned(), |size| ByteSize(size).to_string()),
             shown_duration(now.since(dirty.first_seen)),
             match queued.reason {
                 Some(reason) => format!("{}   {}", dirty.path, safe(reason)),
@@ -201,12 +205,23 @@ fn state_in_words(queued: &Queued<'_>, moving: Option<&InFlight>, now: Timestamp
         Standing::Ready => "ready".to_owned(),
         Standing::Settling => "settling".to_owned(),
         Standing::Retrying => {
-            let wait = queued.next_attempt_at.map(|at| at.since(now)).unwrap_or_default();
-            format!("again in {} (failed {}×)", shown_duration(wait), queued.attempts)
+            let wait = queued
+                .next_attempt_at
+                .map(|at| at.since(now))
+                .unwrap_or_default();
+            format!(
+                "again in {} (failed {}×)",
+                shown_duration(wait),
+                queued.attempts
+            )
         }
         Standing::Parked => "parked".to_owned(),
     };
-    if queued.gone { format!("{words}, deleted") } else { words }
+    if queued.gone {
+        format!("{words}, deleted")
+    } else {
+        words
+    }
 }
 
 fn percent(moving: &InFlight) -> String {
@@ -377,7 +392,10 @@ fn print_status(status: &Status, now: Timestamp, output: &mut Output) -> Result<
                 let line = output.paint(Style::Bad, &line);
                 output.line(line)?;
                 if let Some(next) = health.next_probe {
-                    output.line(format!("  asked again in {}", shown_duration(next.since(now))))?;
+                    output.line(format!(
+                        "  asked again in {}",
+                        shown_duration(next.since(now))
+                    ))?;
                 }
             }
         }

@@ -77,7 +77,11 @@ fn chosen(arguments: &RunArguments, config: &Config) -> Result<Vec<Job>, Command
             .hint("`knarr init` writes one with a job"));
     }
     let all: Vec<&str> = config.jobs.keys().map(String::as_str).collect();
-    if let Some(unknown) = arguments.job.iter().find(|job| !config.jobs.contains_key(*job)) {
+    if let Some(unknown) = arguments
+        .job
+        .iter()
+        .find(|job| !config.jobs.contains_key(*job))
+    {
         return Err(CommandError::usage(format!("there is no job `{unknown}`"))
             .hint(crate::suggest::help(unknown, &all, "known jobs")));
     }

@@ -105,15 +105,19 @@ fn read_value(name: &str, context: &Context) -> Result<SecretValue, CommandError
     let text = bytes.strip_suffix(b"\n").unwrap_or(&bytes);
     let text = text.strip_suffix(b"\r").unwrap_or(text);
     if text.is_empty() {
-        return Err(CommandError::usage("stdin was empty, and nothing was stored"));
+        return Err(CommandError::usage(
+            "stdin was empty, and nothing was stored",
+        ));
     }
     Ok(SecretValue::new(text.to_vec()))
 }
 
 fn told(error: SecretError) -> CommandError {
     match error {
-        SecretError::Missing { name } => CommandError::usage(format!("there is no secret \"{name}\""))
-            .hint("`knarr secret ls` lists them"),
+        SecretError::Missing { name } => {
+            CommandError::usage(format!("there is no secret \"{name}\""))
+                .hint("`knarr secret ls` lists them")
+        }
         SecretError::Store(error) => error.into(),
         other => CommandError::usage(other),
     }

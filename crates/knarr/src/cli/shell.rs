@@ -38,7 +38,12 @@ pub(crate) fn schema(_arguments: &SchemaArguments, output: &mut Output) -> Comma
 
 pub(crate) fn completions(arguments: &CompletionsArguments, output: &mut Output) -> CommandResult {
     let mut script = Vec::new();
-    clap_complete::generate(arguments.shell, &mut Arguments::command(), "knarr", &mut script);
+    clap_complete::generate(
+        arguments.shell,
+        &mut Arguments::command(),
+        "knarr",
+        &mut script,
+    );
     output.bytes(&script)?;
     Ok(Outcome::Done)
 }

@@ -5,7 +5,11 @@ use tokio_util::sync::CancellationToken;
 
 /// Cancels `cancel` on the first SIGINT, SIGTERM or SIGHUP. Needs a runtime.
 pub(crate) fn on_signals(cancel: &CancellationToken) {
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+    for kind in [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+    ] {
         let Ok(mut signals) = signal(kind) else {
             tracing::warn!("a signal cannot be listened to; stopping it will cut transfers off");
             continue;

@@ -37,8 +37,10 @@ pub(crate) fn run(
     let records = find(&store, context, arguments)?;
     if records.is_empty() {
         let path = knarr_core::path::printable(arguments.path.as_bytes()).to_string();
-        return Err(CommandError::failed(format!("nothing is recorded about \"{path}\""))
-            .hint("`knarr history --path '*GLOB*'` searches by pattern"));
+        return Err(
+            CommandError::failed(format!("nothing is recorded about \"{path}\""))
+                .hint("`knarr history --path '*GLOB*'` searches by pattern"),
+        );
     }
     if output.format == Format::Json {
         for record in &records {

@@ -1,5 +1,7 @@
 //! From shapes to checked, complete values. Goes on after an error, so that all are told at once.
 
+mod endpoints;
+
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -7,7 +9,7 @@ use std::time::Duration;
 
 use knarr_core::filter::{Filter, TEMPORARY_NAMES};
 use knarr_core::job::{After, Deletes};
-use knarr_core::location::{Location, LocationError, ObjectStoreKind};
+use knarr_core::location::{Location, LocationError};
 use knarr_core::retry::RetryPolicy;
 use knarr_core::template::Template;
 use knarr_core::units::{ByteSize, Span};
@@ -16,14 +18,8 @@ use knarr_core::{RelPath, path::PathError};
 use crate::config::node::{Key, Node, Value};
 use crate::config::problem::Problem;
 use crate::config::read::{At, Many, read};
-use crate::config::resolved::{
-    Config, Destination, Endpoint, EndpointKind, Job, Limits, ObjectSettings, SftpSettings,
-    TemporaryFiles,
-};
-use crate::config::shape::{
-    AzureShape, ENDPOINT_TYPES, GcsShape, JobShape, LimitsShape, LocalShape, MatchShape, NodeShape,
-    RetryShape, S3Shape, SftpShape,
-};
+use crate::config::resolved::{Config, Destination, Job, TemporaryFiles};
+use crate::config::shape::{JobShape, MatchShape, NodeShape, RetryShape};
 use crate::config::{Bases, loops};
 use crate::environment::normal;
 use crate::suggest;
@@ -33,7 +29,6 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 /// The least pause between two looks at everything.
 const LEAST_RESCAN: Duration = Duration::from_secs(1);
-const PART_BYTES: std::ops::RangeInclusive<u64> = 5 << 20..=5 << 30;
 
 /// Checks a document.
 ///
@@ -72,7 +67,12 @@ impl Place<'_> {
 }
 
 impl Checker<'_> {
-    fn problem(&mut self, place: impl Into<String>, span: &Range<usize>, message: impl Into<String>) {
+    fn problem(
+        &mut self,
+        place: impl Into<String>,
+        span: &Range<usize>,
+        message: impl Into<String>,
+    ) {
         self.problems
             .push(Problem::new(message).in_place(place).at(Some(span.clone())));
     }
@@ -105,7 +105,11 @@ impl Checker<'_> {
             }
             Value::Null => {}
             other => {
-                let message = format!("a map of {} is expected, not {}", SECTIONS.join(", "), other.noun());
+                let message = format!(
+                    "a map of {} is expected, not {}",
+                    SECTIONS.join(", "),
+                    other.noun()
+                );
                 self.problem("", &root.span, message);
             }
         }
@@ -117,7 +121,10 @@ impl Checker<'_> {
             config.state = node.state.map(|state| self.path(&state));
         }
         let endpoints = self.section(root, "endpoints");
-        self.endpoint_names = endpoints.iter().map(|(key, _node)| key.name.clone()).collect();
+        self.endpoint_names = endpoints
+            .iter()
+            .map(|(key, _node)| key.name.clone())
+            .collect();
         for (key, node) in endpoints {
             self.name_of("endpoint", "endpoints", key);
             if let Some(endpoint) = self.endpoint(key, node) {
@@ -149,8 +156,20 @@ impl Checker<'_> {
 
     fn section<'n>(&mut self, root: &'n Node, name: &str) -> &'n [(Key, Node)] {
         match root.get(name) {
-            Some((_key, Node { value: Value::Map(entries), .. })) => entries,
-            None | Some((_, Node { value: Value::Null, .. })) => &[],
+            Some((
+                _key,
+                Node {
+                    value: Value::Map(entries),
+                    ..
+                },
+            )) => entries,
+            None
+            | Some((
+                _,
+                Node {
+                    value: Value::Null, ..
+                },
+            )) => &[],
             Some((_key, other)) => {
                 let message = format!("a map of names is expected, not {}", other.value.noun());
                 self.problem(name, &other.span, message);
@@ -171,202 +190,10 @@ impl Checker<'_> {
             self.helped(
                 section.to_owned(),
                 &key.span,
-                format!("`{}` cannot be the name of an {noun}", key.name).replace("an job", "a job"),
+                format!("`{}` cannot be the name of an {noun}", key.name)
+                    .replace("an job", "a job"),
                 "use 2 to 64 letters, digits, `-`, `_` and `.`, and begin with a letter or digit",
             );
-        }
-    }
-
-    fn endpoint(&mut self, key: &Key, node: &Node) -> Option<Endpoint> {
-        let place = format!("endpoints.{}", key.name);
-        let Some((type_key, type_node)) = node.get("type") else {
-            self.helped(
-                place,
-                &key.span,
-                "the key `type` is missing".to_owned(),
-                &format!("one of {}", ENDPOINT_TYPES.join(", ")),
-            );
-            return None;
-        };
-        let name: String = self.keep(read(type_node, &format!("{place}.type"), &type_key.span))?;
-        // What remains is read as the shape of its type, which does not know the key `type`.
-        let mut rest = node.clone();
-        if let Value::Map(entries) = &mut rest.value {
-            entries.retain(|(key, _value)| key.name != "type");
-        }
-        let place = Place(&place);
-        let (kind, limits, verify) = match name.as_str() {
-            "sftp" => {
-                let shape: SftpShape = self.keep(read(&rest, place.0, &key.span))?;
-                (self.sftp(&shape, place), shape.limits, shape.verify)
-            }
-            "s3" => {
-                let shape: S3Shape = self.keep(read(&rest, place.0, &key.span))?;
-                (self.s3(&shape, place, key), shape.limits, shape.verify)
-            }
-            "gcs" => {
-                let shape: GcsShape = self.keep(read(&rest, place.0, &key.span))?;
-                let mut settings =
-                    self.bucket(ObjectStoreKind::Gcs, &shape.bucket, shape.path.as_ref(), place);
-                settings.service_account = shape.service_account;
-                settings.part_bytes = self.part_size(shape.part_size.as_ref(), place);
-                (EndpointKind::Object(Box::new(settings)), shape.limits, shape.verify)
-            }
-            "azure" => {
-                let shape: AzureShape = self.keep(read(&rest, place.0, &key.span))?;
-                (self.azure(&shape, place), shape.limits, shape.verify)
-            }
-            "local" => {
-                let shape: LocalShape = self.keep(read(&rest, place.0, &key.span))?;
-                let path = self.path(&shape.path.value);
-                (EndpointKind::Local(path), shape.limits, shape.verify)
-            }
-            other => {
-                self.helped(
-                    place.of("type"),
-                    &type_node.span,
-                    format!("`{other}` is not a type of endpoint"),
-                    &suggest::help(other, &ENDPOINT_TYPES, "known types"),
-                );
-                return None;
-            }
-        };
-        Some(Endpoint {
-            name: key.name.clone(),
-            kind,
-            limits: self.limits(&limits, place),
-            verify,
-        })
-    }
-
-    fn sftp(&mut self, shape: &SftpShape, place: Place<'_>) -> EndpointKind {
-        let host = &shape.host.value;
-        if host.is_empty() || host.starts_with('-') || host.contains(['/', '@', ' ']) {
-            let help = "the user and the port have keys of their own: `user`, `port`";
-            let message = format!("`{host}` is not a host");
-            self.helped(place.of("host"), &shape.host.span, message, help);
-        }
-        for fingerprint in &shape.host_key.0 {
-            let digest = fingerprint.value.strip_prefix("SHA256:");
-            let is_digest = digest.is_some_and(|digest| {
-                digest.trim_end_matches('=').len() == 43
-                    && digest
-                        .bytes()
-                        .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'/' | b'='))
-            });
-            if !is_digest {
-                self.helped(
-                    place.of("host_key"),
-                    &fingerprint.span,
-                    format!("`{}` is not a fingerprint", fingerprint.value),
-                    "`ssh-keyscan HOST | ssh-keygen -lf -` prints it: SHA256: and 43 characters",
-                );
-            }
-        }
-        EndpointKind::Sftp(Box::new(SftpSettings {
-            host: host.clone(),
-            port: shape.port,
-            user: shape.user.clone(),
-            path: shape.path.as_ref().map(|path| path.value.clone()).unwrap_or_default(),
-            password: shape.password.clone(),
-            keys: shape.key.0.iter().map(|key| self.path(&key.value)).collect(),
-            passphrase: shape.passphrase.clone(),
-            agent: shape.agent,
-            keyboard_interactive: shape.keyboard_interactive.clone(),
-            host_keys: shape.host_key.0.iter().map(|key| key.value.clone()).collect(),
-            known_hosts: shape.known_hosts.as_ref().map(|file| self.path(&file.value)),
-        }))
-    }
-
-    fn s3(&mut self, shape: &S3Shape, place: Place<'_>, key: &Key) -> EndpointKind {
-        let mut settings =
-            self.bucket(ObjectStoreKind::S3, &shape.bucket, shape.path.as_ref(), place);
-        if shape.access_key.is_some() != shape.secret_key.is_some() {
-            let message = "`access_key` and `secret_key` belong together";
-            self.problem(place.0, &key.span, message);
-        }
-        settings.region.clone_from(&shape.region);
-        settings.profile.clone_from(&shape.profile);
-        settings.endpoint = self.url(shape.endpoint.as_ref(), place);
-        settings.path_style = shape.path_style;
-        settings.access_key.clone_from(&shape.access_key);
-        settings.secret_key.clone_from(&shape.secret_key);
-        settings.part_bytes = self.part_size(shape.part_size.as_ref(), place);
-        EndpointKind::Object(Box::new(settings))
-    }
-
-    fn azure(&mut self, shape: &AzureShape, place: Place<'_>) -> EndpointKind {
-        let mut settings =
-            self.bucket(ObjectStoreKind::Azure, &shape.container, shape.path.as_ref(), place);
-        settings.account = Some(shape.account.clone());
-        settings.endpoint = self.url(shape.endpoint.as_ref(), place);
-        settings.access_key.clone_from(&shape.access_key);
-        settings.part_bytes = self.part_size(shape.part_size.as_ref(), place);
-        EndpointKind::Object(Box::new(settings))
-    }
-
-    fn bucket(
-        &mut self,
-        store: ObjectStoreKind,
-        bucket: &At<String>,
-        path: Option<&At<String>>,
-        place: Place<'_>,
-    ) -> ObjectSettings {
-        if bucket.value.is_empty() || bucket.value.contains(['/', ' ', ':']) {
-            let help = "write its name alone; a prefix in it has the key `path`";
-            let message = format!("`{}` is not a bucket", bucket.value);
-            self.helped(place.of("bucket"), &bucket.span, message, help);
-        }
-        let prefix = path.map(|path| path.value.trim_matches('/').to_owned()).unwrap_or_default();
-        ObjectSettings::new(store, bucket.value.clone(), prefix)
-    }
-
-    fn url(&mut self, url: Option<&At<String>>, place: Place<'_>) -> Option<String> {
-        let url = url?;
-        let rest = url.value.strip_prefix("https://").or_else(|| url.value.strip_prefix("http://"));
-        match rest {
-            Some(rest) if rest.contains('@') => {
-                let mut problem = Problem::new("no user and no password may stand in the URL")
-                    .in_place(place.of("endpoint"))
-                    .at(Some(url.span.clone()));
-                problem.hides_span = true;
-                self.problems.push(problem);
-            }
-            Some(rest) if !rest.is_empty() => {}
-            _ => {
-                let message = format!("`{}` is not a URL", url.value);
-                let help = "write https://host or http://host:port";
-                self.helped(place.of("endpoint"), &url.span, message, help);
-            }
-        }
-        Some(url.value.clone())
-    }
-
-    fn part_size(&mut self, size: Option<&At<ByteSize>>, place: Place<'_>) -> Option<u64> {
-        let size = size?;
-        if !PART_BYTES.contains(&size.value.0) {
-            let message = "parts have between 5MiB and 5GiB";
-            self.problem(place.of("part_size"), &size.span, message);
-        }
-        Some(size.value.0)
-    }
-
-    fn limits(&mut self, shape: &LimitsShape, place: Place<'_>) -> Limits {
-        let mut count = |name: &str, value: &Option<At<u32>>, most: u32| {
-            let value = value.as_ref()?;
-            if value.value == 0 || value.value > most {
-                let message = format!("this has to be between 1 and {most}");
-                self.problem(place.of(&format!("limits.{name}")), &value.span, message);
-            }
-            usize::try_from(value.value).ok()
-        };
-        let connections = count("connections", &shape.connections, 256);
-        let transfers = count("transfers", &shape.transfers, 1_024);
-        Limits {
-            connections,
-            transfers,
-            bandwidth_bytes_per_second: self
-                .bandwidth(shape.bandwidth.as_ref(), &place.of("limits.bandwidth")),
         }
     }
 
@@ -425,7 +252,10 @@ impl Checker<'_> {
             steps: shape.steps.value,
             to: to?,
             after,
-            deletes: shape.deletes.map(|deletes| deletes.value).unwrap_or_default(),
+            deletes: shape
+                .deletes
+                .map(|deletes| deletes.value)
+                .unwrap_or_default(),
             if_exists: shape.if_exists.unwrap_or_default(),
             symlinks: shape.symlinks.unwrap_or_default(),
             verify: shape.verify,
@@ -444,7 +274,9 @@ impl Checker<'_> {
         let mut paths: Vec<PathBuf> = Vec::new();
         for directory in &watch.0 {
             let written = &directory.value;
-            if written.contains("://") || matches!(Location::parse(written), Ok(Location::Endpoint { .. })) {
+            if written.contains("://")
+                || matches!(Location::parse(written), Ok(Location::Endpoint { .. }))
+            {
                 let mut problem = Problem::new("only local directories can be watched")
                     .in_place(place.of("watch"))
                     .at(Some(directory.span.clone()));
@@ -529,7 +361,12 @@ impl Checker<'_> {
     }
 
     /// The location with its path made absolute, if its endpoint exists.
-    fn known_place(&mut self, location: Location, to: &At<String>, place: Place<'_>) -> Option<Location> {
+    fn known_place(
+        &mut self,
+        location: Location,
+        to: &At<String>,
+        place: Place<'_>,
+    ) -> Option<Location> {
         match location {
             Location::Local { path } => Some(Location::Local {
                 path: self.path(&path).to_string_lossy().into_owned(),
@@ -560,7 +397,9 @@ impl Checker<'_> {
             let trimmed = directory.strip_suffix('/').unwrap_or(directory);
             if let Err(error) = RelPath::new(trimmed.as_bytes()) {
                 let message = match error {
-                    PathError::Absolute => "this has to be relative to the watched directory".to_owned(),
+                    PathError::Absolute => {
+                        "this has to be relative to the watched directory".to_owned()
+                    }
                     other => other.to_string(),
                 };
                 self.problem(place.of("after.move"), &after.span, message);
@@ -595,7 +434,10 @@ impl Checker<'_> {
         let written = written.strip_prefix("file://").unwrap_or(written);
         let path = match (written.strip_prefix("~/"), self.bases.home) {
             (Some(below), Some(home)) => home.join(below),
-            _ if written == "~" => self.bases.home.map_or_else(|| PathBuf::from("~"), Path::to_owned),
+            _ if written == "~" => self
+                .bases
+                .home
+                .map_or_else(|| PathBuf::from("~"), Path::to_owned),
             _ => self.bases.directory.join(written),
         };
         normal(&path)
@@ -629,7 +471,11 @@ mod tests {
         for (text, base, template) in [
             ("/srv/out", "/srv/out", ""),
             ("/srv/out/", "/srv/out/", ""),
-            ("archive:raw/{mtime:%Y/%m/%d}/", "archive:raw/", "{mtime:%Y/%m/%d}/"),
+            (
+                "archive:raw/{mtime:%Y/%m/%d}/",
+                "archive:raw/",
+                "{mtime:%Y/%m/%d}/",
+            ),
             ("archive:{name}", "archive:", "{name}"),
             ("/srv/x-{name}/y", "/srv/", "x-{name}/y"),
             ("s3://bucket/{dir}/{name}", "s3://bucket/", "{dir}/{name}"),

@@ -119,7 +119,9 @@ fn read(path: &Path) -> Result<Option<String>, FindError> {
         });
     }
     let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(error)?;
+    file.take(MAX_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(error)?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(FindError::TooLong(path.to_owned()));
     }

@@ -8,8 +8,8 @@
 //! and complete values ([`resolved`], through [`check`]).
 
 mod check;
-mod loops;
 pub(crate) mod find;
+mod loops;
 mod node;
 mod problem;
 mod read;

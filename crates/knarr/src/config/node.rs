@@ -147,7 +147,9 @@ fn syntax_problem(error: &serde_saphyr::Error, text: &str) -> Problem {
         ))
         .at(span),
         serde_saphyr::Error::MultipleDocuments { .. } => {
-            Problem::new("a second document begins here").help("remove the `---`").at(span)
+            Problem::new("a second document begins here")
+                .help("remove the `---`")
+                .at(span)
         }
         other => {
             let message = other.to_string();

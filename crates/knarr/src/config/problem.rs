@@ -15,13 +15,61 @@ use miette::{
 /// The keys whose values are never secrets. What any other key holds is masked, as it may be a
 /// misspelt `password`.
 const HARMLESS_KEYS: [&str; 55] = [
-    "account", "after", "agent", "attempts", "bandwidth", "bucket", "connections", "container",
-    "decompress", "deletes", "endpoint", "endpoints", "env", "exclude", "from", "host", "host_key",
-    "if_exists", "include", "jobs", "key", "known_hosts", "limits", "match", "max_age",
-    "max_memory", "max_output", "max_ratio", "max_size", "min_age", "min_size", "move", "name",
-    "node", "part_size", "path", "path_style", "port", "profile", "region", "rescan", "retry",
-    "secret", "settle", "state", "steps", "symlinks", "temporary", "timezone", "to", "transfers",
-    "type", "unrecognised", "user", "watch",
+    "account",
+    "after",
+    "agent",
+    "attempts",
+    "bandwidth",
+    "bucket",
+    "connections",
+    "container",
+    "decompress",
+    "deletes",
+    "endpoint",
+    "endpoints",
+    "env",
+    "exclude",
+    "from",
+    "host",
+    "host_key",
+    "if_exists",
+    "include",
+    "jobs",
+    "key",
+    "known_hosts",
+    "limits",
+    "match",
+    "max_age",
+    "max_memory",
+    "max_output",
+    "max_ratio",
+    "max_size",
+    "min_age",
+    "min_size",
+    "move",
+    "name",
+    "node",
+    "part_size",
+    "path",
+    "path_style",
+    "port",
+    "profile",
+    "region",
+    "rescan",
+    "retry",
+    "secret",
+    "settle",
+    "state",
+    "steps",
+    "symlinks",
+    "temporary",
+    "timezone",
+    "to",
+    "transfers",
+    "type",
+    "unrecognised",
+    "user",
+    "watch",
 ];
 
 /// How much of a very long line is shown before what is wrong, and in all (bytes).
@@ -270,7 +318,10 @@ fn mask_values(line: &str, start: usize, bytes: &mut [u8]) {
         let value = behind.trim_start_matches([' ', '\t']);
         let value_start = from + behind.len() - value.len();
         let key = before.trim_end().trim_end_matches(['"', '\'']);
-        let key = key.rsplit([' ', '{', ',', '[', '"', '\'']).next().unwrap_or(key);
+        let key = key
+            .rsplit([' ', '{', ',', '[', '"', '\''])
+            .next()
+            .unwrap_or(key);
         if HARMLESS_KEYS.contains(&key) || value.starts_with(['{', '[']) {
             continue;
         }
@@ -283,7 +334,10 @@ fn mask_values(line: &str, start: usize, bytes: &mut [u8]) {
             value.len()
         };
         let value = value.get(..length).unwrap_or(value).trim_end();
-        mask(bytes, start + value_start..start + value_start + value.len());
+        mask(
+            bytes,
+            start + value_start..start + value_start + value.len(),
+        );
         from = value_start + value.len();
     }
 }
@@ -320,7 +374,10 @@ struct Lines {
 impl Lines {
     /// The nearest beginning of a character at or before `offset`.
     fn boundary(&self, offset: usize) -> usize {
-        (0..=offset).rev().find(|offset| self.text.is_char_boundary(*offset)).unwrap_or(0)
+        (0..=offset)
+            .rev()
+            .find(|offset| self.text.is_char_boundary(*offset))
+            .unwrap_or(0)
     }
 }
 
@@ -340,13 +397,21 @@ impl SourceCode for Lines {
         // Of a very long line only the surroundings of the span are shown.
         let start = self.boundary(start.max(span.offset().saturating_sub(SHOWN_BEFORE_BYTES)));
         let end = self.boundary(end.min(start + SHOWN_BYTES).max(span.offset()));
-        let line = self.text.as_bytes().get(start..end).ok_or(MietteError::OutOfBounds)?;
+        let line = self
+            .text
+            .as_bytes()
+            .get(start..end)
+            .ok_or(MietteError::OutOfBounds)?;
         Ok(Box::new(MietteSpanContents::new_named(
             self.file.clone(),
             line,
             (start, end - start).into(),
             before.matches('\n').count(),
-            before.chars().rev().take_while(|character| *character != '\n').count(),
+            before
+                .chars()
+                .rev()
+                .take_while(|character| *character != '\n')
+                .count(),
             1,
         )))
     }
@@ -368,7 +433,9 @@ impl std::error::Error for Shown {}
 
 impl Diagnostic for Shown {
     fn source_code(&self) -> Option<&dyn SourceCode> {
-        self.label.as_ref().map(|_label| &self.source as &dyn SourceCode)
+        self.label
+            .as_ref()
+            .map(|_label| &self.source as &dyn SourceCode)
     }
 
     fn labels(&self) -> Option<Box<dyn Iterator<Item = LabeledSpan> + '_>> {

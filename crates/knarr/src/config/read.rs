@@ -122,8 +122,11 @@ impl de::Error for ReadError {
     }
 
     fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Self::new(format!("unknown key `{field}`"))
-            .help(suggest::help(field, expected, "known keys"))
+        Self::new(format!("unknown key `{field}`")).help(suggest::help(
+            field,
+            expected,
+            "known keys",
+        ))
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -156,7 +159,10 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             }
             Value::Map(entries) => {
                 return visitor
-                    .visit_map(MapReader { entries, value: None })
+                    .visit_map(MapReader {
+                        entries,
+                        value: None,
+                    })
                     .map_err(|error| error.at(&self.name));
             }
         }
@@ -169,9 +175,11 @@ impl<'de> Deserializer<'de> for Reader<'_> {
             Value::Boolean(_) | Value::Unsigned(_) | Value::Signed(_) | Value::Float(_)
         ) {
             let noun = self.node.value.noun();
-            return Err(ReadError::new(format!("a text is expected here, not {noun}"))
-                .help("put it in quotes")
-                .at(&self.node.span));
+            return Err(
+                ReadError::new(format!("a text is expected here, not {noun}"))
+                    .help("put it in quotes")
+                    .at(&self.node.span),
+            );
         }
         self.deserialize_any(visitor)
     }
@@ -305,7 +313,10 @@ impl<'de> MapAccess<'de> for MapReader<'_> {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, ReadError> {
-        let (key, node) = self.value.take().expect("serde asks for a key before its value");
+        let (key, node) = self
+            .value
+            .take()
+            .expect("serde asks for a key before its value");
         let name = key.span.clone();
         seed.deserialize(Reader { node, name })
             .map_err(|error| error.at(&node.span).below(&key.name))
@@ -404,7 +415,9 @@ impl<'de> SeqAccess<'de> for AtReader<'_> {
         };
         let span = reader.node.span.clone();
         match turn {
-            0 => seed.deserialize(UsizeDeserializer::new(span.start)).map(Some),
+            0 => seed
+                .deserialize(UsizeDeserializer::new(span.start))
+                .map(Some),
             1 => seed.deserialize(UsizeDeserializer::new(span.end)).map(Some),
             _ => match self.reader.take() {
                 Some(reader) => seed

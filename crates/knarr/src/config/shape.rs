@@ -17,7 +17,10 @@ use crate::config::read::{At, Many, SECRET};
 /// The configuration of Knarr, `knarr.yaml`.
 #[derive(Debug, JsonSchema)]
 #[schemars(title = "knarr.yaml", deny_unknown_fields)]
-#[expect(dead_code, reason = "read section by section, so that one error does not hide others")]
+#[expect(
+    dead_code,
+    reason = "read section by section, so that one error does not hide others"
+)]
 pub(super) struct ConfigShape {
     /// This node.
     pub(super) node: Option<NodeShape>,
@@ -41,7 +44,10 @@ pub(super) struct NodeShape {
 /// A place: its kind and how to reach it.
 #[derive(Debug, JsonSchema)]
 #[schemars(tag = "type", rename_all = "lowercase")]
-#[expect(dead_code, reason = "read as the shape of its type, so that errors know their place")]
+#[expect(
+    dead_code,
+    reason = "read as the shape of its type, so that errors know their place"
+)]
 pub(super) enum EndpointShape {
     /// A directory on an SFTP server.
     Sftp(SftpShape),
@@ -330,7 +336,11 @@ impl<'de> Visitor<'de> for SecretVisitor {
         let source = match map.next_key::<Name>()? {
             Some(Name::Secret) => SecretSource::Secret(map.next_value()?),
             Some(Name::Env) => SecretSource::Env(map.next_value()?),
-            None => return Err(serde::de::Error::custom("{ secret: NAME } is expected here")),
+            None => {
+                return Err(serde::de::Error::custom(
+                    "{ secret: NAME } is expected here",
+                ));
+            }
         };
         match map.next_key::<Name>()? {
             None => Ok(source),

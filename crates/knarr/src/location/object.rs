@@ -53,10 +53,7 @@ pub(super) async fn open(
     Ok(Arc::new(ObjectRemote::open(options).await?))
 }
 
-async fn s3(
-    settings: &ObjectSettings,
-    secrets: &Secrets<'_>,
-) -> Result<ObjectPlace, CommandError> {
+async fn s3(settings: &ObjectSettings, secrets: &Secrets<'_>) -> Result<ObjectPlace, CommandError> {
     let mut place = S3Place::new(settings.bucket.clone());
     place.endpoint.clone_from(&settings.endpoint);
     place.region.clone_from(&settings.region);

@@ -31,12 +31,18 @@ impl Ssh {
     /// # Errors
     /// If one cannot be understood.
     pub(super) async fn load(environment: &Environment) -> Result<Self, CommandError> {
-        let home = environment.home.clone().unwrap_or_else(|| PathBuf::from("/"));
+        let home = environment
+            .home
+            .clone()
+            .unwrap_or_else(|| PathBuf::from("/"));
         let context = ConfigContext {
             user_file: Some(home.join(".ssh/config")),
             system_file: Some(PathBuf::from("/etc/ssh/ssh_config")),
             system_known_hosts: Some(PathBuf::from("/etc/ssh/ssh_known_hosts")),
-            local_user: environment.user.clone().unwrap_or_else(|| "root".to_owned()),
+            local_user: environment
+                .user
+                .clone()
+                .unwrap_or_else(|| "root".to_owned()),
             home,
         };
         let config = tokio::task::spawn_blocking(move || SshConfig::load(context))
@@ -68,7 +74,12 @@ impl Ssh {
             ..settings.clone()
         };
         let key = format!("{server:?} {limits:?}");
-        let known = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).get(&key).cloned();
+        let known = self
+            .endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get(&key)
+            .cloned();
         if let Some(endpoint) = known {
             return Ok(SftpRemote::new(&endpoint, root.as_bytes()));
         }
@@ -84,7 +95,9 @@ impl Ssh {
             .map_err(CommandError::usage)?;
         if !settings.host_keys.is_empty() {
             let pinned = settings.host_keys.iter().map(|text| text.parse());
-            let pinned = pinned.collect::<Result<Vec<_>, _>>().map_err(CommandError::usage)?;
+            let pinned = pinned
+                .collect::<Result<Vec<_>, _>>()
+                .map_err(CommandError::usage)?;
             ssh.host_key = HostKeyPolicy::Pinned(pinned);
         } else if let Some(file) = &settings.known_hosts {
             ssh.host_key = HostKeyPolicy::KnownHosts {
@@ -97,7 +110,10 @@ impl Ssh {
         }
         let endpoint = SftpEndpoint::new(options);
         let remote = SftpRemote::new(&endpoint, root.as_bytes());
-        self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).insert(key, endpoint);
+        self.endpoints
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(key, endpoint);
         Ok(remote)
     }
 
@@ -107,11 +123,14 @@ impl Ssh {
         secrets: &Secrets<'_>,
         asking: Asking,
     ) -> Result<Authentication, CommandError> {
-        let secret = |text: Option<zeroize::Zeroizing<String>>| {
-            text.map(|text| Secret::new(text.as_str()))
-        };
+        let secret =
+            |text: Option<zeroize::Zeroizing<String>>| text.map(|text| Secret::new(text.as_str()));
         let passphrase = secret(secrets.get_if(settings.passphrase.as_ref()).await?);
-        let answer = secret(secrets.get_if(settings.keyboard_interactive.as_ref()).await?);
+        let answer = secret(
+            secrets
+                .get_if(settings.keyboard_interactive.as_ref())
+                .await?,
+        );
         let prompter: Option<Arc<dyn Prompter>> = match (answer, asking) {
             (Some(answer), _) => Some(Arc::new(GivenAnswer(answer))),
             (None, Asking::Person) => Some(Arc::new(AtTerminal)),

@@ -67,7 +67,12 @@ fn check(text: &str) -> Done {
 #[track_caller]
 fn told(text: &str, expected: &str) {
     let done = check(text);
-    assert_eq!((done.code, done.stdout.as_str()), (2, ""), "{}", done.stderr);
+    assert_eq!(
+        (done.code, done.stdout.as_str()),
+        (2, ""),
+        "{}",
+        done.stderr
+    );
     assert_eq!(done.stderr.trim(), expected.trim());
 }
 
@@ -142,47 +147,111 @@ error: jobs.three.to: `{mtme:%Y}` is not a placeholder: use {name}, {stem}, {ext
 #[test]
 fn what_is_missing_or_of_another_kind_is_told() {
     for (text, message) in [
-        ("jobs: { a1: { to: x } }", "jobs.a1: the key `watch` is missing"),
-        ("jobs: { a1: 3 }", "jobs.a1: a map is expected here, not integer `3`"),
+        (
+            "jobs: { a1: { to: x } }",
+            "jobs.a1: the key `watch` is missing",
+        ),
+        (
+            "jobs: { a1: 3 }",
+            "jobs.a1: a map is expected here, not integer `3`",
+        ),
         ("jobs: []", "jobs: a map of names is expected, not a list"),
-        ("- a\n", "a map of node, endpoints, jobs is expected, not a list"),
-        ("node: { name: 7 }", "node.name: a text is expected here, not a number"),
-        ("jobs: { a b: { watch: i, to: o } }", "`a b` cannot be the name of a job"),
-        ("jobs: { a1: { watch: i, to: o, rescan: 5 } }", "`5` is not a duration"),
-        ("jobs: { a1: { watch: i, to: o, bandwidth: x } }", "`x` is not a size"),
-        ("jobs: { a1: { watch: i, to: o, timezone: Berlin } }", "`Berlin` is not a time zone"),
-        ("jobs: { a1: { watch: i, to: o, after: { move: ../x } } }", "has a component `.` or `..`"),
-        ("jobs: { a1: { watch: i, to: o, match: { include: 'a[b' } } }", "`a[b` is not a glob"),
+        (
+            "- a\n",
+            "a map of node, endpoints, jobs is expected, not a list",
+        ),
+        (
+            "node: { name: 7 }",
+            "node.name: a text is expected here, not a number",
+        ),
+        (
+            "jobs: { a b: { watch: i, to: o } }",
+            "`a b` cannot be the name of a job",
+        ),
+        (
+            "jobs: { a1: { watch: i, to: o, rescan: 5 } }",
+            "`5` is not a duration",
+        ),
+        (
+            "jobs: { a1: { watch: i, to: o, bandwidth: x } }",
+            "`x` is not a size",
+        ),
+        (
+            "jobs: { a1: { watch: i, to: o, timezone: Berlin } }",
+            "`Berlin` is not a time zone",
+        ),
+        (
+            "jobs: { a1: { watch: i, to: o, after: { move: ../x } } }",
+            "has a component `.` or `..`",
+        ),
+        (
+            "jobs: { a1: { watch: i, to: o, match: { include: 'a[b' } } }",
+            "`a[b` is not a glob",
+        ),
         ("jobs: { a1: { watch: [i, i/j], to: o } }", "overlaps"),
-        ("jobs: { a1: { watch: 'sftp://h/x', to: o } }", "only local directories can be watched"),
-        ("jobs: { a1: { watch: i, to: o, after: delete, deletes: mirror } }", "would delete what was just delivered"),
-        ("endpoints: { ab: { host: x } }", "endpoints.ab: the key `type` is missing"),
-        ("endpoints: { ab: { type: sftp, host: x, host_key: any } }", "`any` is not a fingerprint"),
-        ("endpoints: { ab: { type: s3, bucket: x, part_size: 1MiB } }", "parts have between 5MiB and 5GiB"),
+        (
+            "jobs: { a1: { watch: 'sftp://h/x', to: o } }",
+            "only local directories can be watched",
+        ),
+        (
+            "jobs: { a1: { watch: i, to: o, after: delete, deletes: mirror } }",
+            "would delete what was just delivered",
+        ),
+        (
+            "endpoints: { ab: { host: x } }",
+            "endpoints.ab: the key `type` is missing",
+        ),
+        (
+            "endpoints: { ab: { type: sftp, host: x, host_key: any } }",
+            "`any` is not a fingerprint",
+        ),
+        (
+            "endpoints: { ab: { type: s3, bucket: x, part_size: 1MiB } }",
+            "parts have between 5MiB and 5GiB",
+        ),
         ("a: b: c", "this is not YAML"),
         ("jobs: {}\njobs: {}\n", "the key `jobs` stands here twice"),
     ] {
         let done = check(text);
         assert_eq!(done.code, 2, "{text}");
         assert!(done.stderr.contains(message), "{text}:\n{}", done.stderr);
-        assert!(done.stderr.contains("knarr.yaml:"), "{text}:\n{}", done.stderr);
+        assert!(
+            done.stderr.contains("knarr.yaml:"),
+            "{text}:\n{}",
+            done.stderr
+        );
     }
 }
 
 #[test]
 fn a_job_that_would_feed_itself_is_refused() {
     let done = check("jobs: { a1: { watch: in, to: in/out } }");
-    assert!(done.stderr.contains("it would deliver into what it watches"), "{}", done.stderr);
+    assert!(
+        done.stderr
+            .contains("it would deliver into what it watches"),
+        "{}",
+        done.stderr
+    );
     let done = check(
         "jobs:\n  a1: { watch: one, to: two }\n  b1: { watch: two, to: three }\n  c1: { watch: three, to: one }\n",
     );
-    assert!(done.stderr.contains("its files come back to it: a1 → b1 → c1 → a1"), "{}", done.stderr);
+    assert!(
+        done.stderr
+            .contains("its files come back to it: a1 → b1 → c1 → a1"),
+        "{}",
+        done.stderr
+    );
     let place = Place::new();
     std::fs::create_dir(place.path("in")).unwrap();
     std::os::unix::fs::symlink("in", place.path("link")).unwrap();
     place.write("knarr.yaml", "jobs: { a1: { watch: in, to: link/out } }");
     let done = place.run(&["check"]);
-    assert!(done.stderr.contains("it would deliver into what it watches"), "{}", done.stderr);
+    assert!(
+        done.stderr
+            .contains("it would deliver into what it watches"),
+        "{}",
+        done.stderr
+    );
 }
 
 #[test]
@@ -222,8 +291,9 @@ fn h59_bombs_are_refused_quickly() {
         laughs.push_str(&format!("a{level}: &a{level} [{row}]\n"));
     }
     let deep = "[".repeat(100_000);
-    let deep_blocks: String =
-        (0..5_000).map(|depth| format!("{}a:\n", " ".repeat(depth))).collect();
+    let deep_blocks: String = (0..5_000)
+        .map(|depth| format!("{}a:\n", " ".repeat(depth)))
+        .collect();
     let wide = format!("jobs: [{}]", "1,".repeat(300_000));
     let documents = "---\na: 1\n".repeat(1_000);
     for (name, text) in [
@@ -235,7 +305,12 @@ fn h59_bombs_are_refused_quickly() {
         ("length", "#".repeat((4 << 20) + 1)),
     ] {
         let done = check(&text);
-        assert_eq!(done.code, 2, "{name}: {}", done.stderr.chars().take(500).collect::<String>());
+        assert_eq!(
+            done.code,
+            2,
+            "{name}: {}",
+            done.stderr.chars().take(500).collect::<String>()
+        );
         assert!(done.stderr.len() < 4_000, "{name}");
     }
 }
@@ -259,9 +334,17 @@ fn the_file_is_looked_for_where_the_flag_says_and_then_at_the_usual_places() {
     let place = Place::new();
     let done = place.run(&["check", "--config", "missing.yaml"]);
     assert_eq!(done.code, 2);
-    assert_eq!(done.stderr, "error: the configuration file missing.yaml does not exist\n");
+    assert_eq!(
+        done.stderr,
+        "error: the configuration file missing.yaml does not exist\n"
+    );
     place.write("home/.config/knarr/knarr.yaml", "node: { name: home }");
-    assert!(place.run(&["check"]).good().contains("home/.config/knarr/knarr.yaml is right"));
+    assert!(
+        place
+            .run(&["check"])
+            .good()
+            .contains("home/.config/knarr/knarr.yaml is right")
+    );
     place.write("knarr.yaml", "");
     assert!(!place.run(&["check"]).good().contains(".config"));
 }

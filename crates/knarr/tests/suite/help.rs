@@ -7,7 +7,11 @@ fn help_and_version_go_to_stdout() {
     let place = Place::new();
     let help = place.run(&["--help"]);
     assert_eq!((help.code, help.stderr.as_str()), (0, ""));
-    assert!(help.stdout.contains("Exit codes: 0 done"), "{}", help.stdout);
+    assert!(
+        help.stdout.contains("Exit codes: 0 done"),
+        "{}",
+        help.stdout
+    );
     let version = place.run(&["--version"]).good();
     assert!(version.starts_with("knarr "), "{version}");
 }
@@ -16,7 +20,12 @@ fn help_and_version_go_to_stdout() {
 fn a_wrong_flag_is_a_usage_error_with_a_suggestion() {
     let done = Place::new().run(&["check", "--conect"]);
     assert_eq!((done.code, done.stdout.as_str()), (2, ""));
-    assert!(done.stderr.contains("a similar argument exists: '--connect'"), "{}", done.stderr);
+    assert!(
+        done.stderr
+            .contains("a similar argument exists: '--connect'"),
+        "{}",
+        done.stderr
+    );
     assert_eq!(Place::new().run(&["chek"]).code, 2);
     assert_eq!(Place::new().run::<&str>(&[]).code, 2);
 }
@@ -26,7 +35,10 @@ fn completions_exist_for_every_shell() {
     let place = Place::new();
     for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
         let script = place.run(&["completions", shell]).good();
-        assert!(script.contains("knarr") && script.contains("doctor"), "{shell}");
+        assert!(
+            script.contains("knarr") && script.contains("doctor"),
+            "{shell}"
+        );
     }
 }
 

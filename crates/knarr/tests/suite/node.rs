@@ -7,7 +7,12 @@ use std::time::{Duration, Instant};
 use crate::program::Place;
 
 fn start(place: &Place) -> Child {
-    place.command(&["run"]).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap()
+    place
+        .command(&["run"])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 #[track_caller]
@@ -57,7 +62,8 @@ fn a_watched_file_is_decompressed_delivered_and_recorded() {
     let delivered = |name: &str| {
         let years = std::fs::read_dir(place.path("out"));
         years.into_iter().flatten().flatten().any(|year| {
-            std::fs::read(year.path().join(name)).is_ok_and(|bytes| bytes == name.split('.').next().unwrap().as_bytes())
+            std::fs::read(year.path().join(name))
+                .is_ok_and(|bytes| bytes == name.split('.').next().unwrap().as_bytes())
         })
     };
     until("the first delivery", || delivered("early.csv"));
@@ -82,9 +88,17 @@ fn a_job_that_does_not_exist_is_refused() {
     place.write("knarr.yaml", "jobs: { sensors: { watch: in, to: out } }");
     let done = place.run(&["run", "--job", "sensor"]);
     assert_eq!(done.code, 2);
-    assert_eq!(done.stderr, "error: there is no job `sensor`\nhint: did you mean `sensors`?\n");
+    assert_eq!(
+        done.stderr,
+        "error: there is no job `sensor`\nhint: did you mean `sensors`?\n"
+    );
     let place = Place::new();
     let done = place.run(&["run"]);
     assert_eq!(done.code, 2);
-    assert!(done.stderr.contains("there is no configuration: none of knarr.yaml"), "{}", done.stderr);
+    assert!(
+        done.stderr
+            .contains("there is no configuration: none of knarr.yaml"),
+        "{}",
+        done.stderr
+    );
 }

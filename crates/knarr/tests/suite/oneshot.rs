@@ -19,7 +19,11 @@ fn report(done: Done) -> serde_json::Value {
 #[test]
 fn copy_brings_what_is_missing_and_the_next_copy_does_nothing() {
     let place = Place::new();
-    tree(&place, "in", &[("a", "1"), ("sub/b", "22"), ("sub/c.tmp", "3")]);
+    tree(
+        &place,
+        "in",
+        &[("a", "1"), ("sub/b", "22"), ("sub/c.tmp", "3")],
+    );
     let done = place.run(&["copy", "in", "out", "--exclude", "*.tmp", "--json"]);
     assert_eq!((done.code, done.stderr.as_str()), (0, ""));
     let first = report(done);
@@ -27,7 +31,10 @@ fn copy_brings_what_is_missing_and_the_next_copy_does_nothing() {
     assert_eq!(content(&place, "out/sub/b").as_deref(), Some("22"));
     assert_eq!(content(&place, "out/sub/c.tmp"), None);
     let again = report(place.run(&["copy", "in", "out", "--exclude", "*.tmp", "--json"]));
-    assert_eq!((&again["created"], &again["sent_bytes"]), (&0.into(), &0.into()));
+    assert_eq!(
+        (&again["created"], &again["sent_bytes"]),
+        (&0.into(), &0.into())
+    );
 }
 
 #[test]
@@ -36,7 +43,11 @@ fn the_summary_for_people_goes_to_stderr() {
     tree(&place, "in", &[("a", "1")]);
     let done = place.run(&["copy", "in", "out"]);
     assert_eq!((done.code, done.stdout.as_str()), (0, ""));
-    assert!(done.stderr.contains("created") && done.stderr.contains("(run 1)"), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("created") && done.stderr.contains("(run 1)"),
+        "{}",
+        done.stderr
+    );
     let quiet = place.run(&["-q", "copy", "in", "out2"]);
     assert_eq!((quiet.code, quiet.stderr.as_str()), (0, ""));
 }
@@ -59,7 +70,12 @@ fn a_single_file_is_copied_without_its_neighbours() {
     assert_eq!(content(&place, "out/b"), None);
     let refused = place.run(&["mirror", "in/a", "out"]);
     assert_eq!(refused.code, 2);
-    assert!(refused.stderr.contains("is a file, and `mirror` is about directories"), "{refused:?}");
+    assert!(
+        refused
+            .stderr
+            .contains("is a file, and `mirror` is about directories"),
+        "{refused:?}"
+    );
     assert_eq!(content(&place, "out/a").as_deref(), Some("1"));
 }
 
@@ -81,9 +97,15 @@ fn k5_a_mirror_that_deletes_too_much_is_held_until_it_is_approved() {
     }
     let held = place.run(&["mirror", "in", "out"]);
     assert_eq!(held.code, 3, "{held:?}");
-    assert!(held.stderr.contains("held: 150 would be deleted"), "{}", held.stderr);
+    assert!(
+        held.stderr.contains("held: 150 would be deleted"),
+        "{}",
+        held.stderr
+    );
     assert_eq!(content(&place, "out/7").as_deref(), Some("old"));
-    place.run(&["mirror", "in", "out", "--approve-deletes"]).good();
+    place
+        .run(&["mirror", "in", "out", "--approve-deletes"])
+        .good();
     assert_eq!(content(&place, "out/7"), None);
     assert_eq!(content(&place, "out/kept").as_deref(), Some("1"));
 }
@@ -110,14 +132,23 @@ fn a_reviewed_plan_is_carried_out_exactly_or_not_at_all() {
     let place = Place::new();
     tree(&place, "in", &[("a", "1"), ("b", "2")]);
     let planned = place.run(&["plan", "in", "out", "-o", "plan.json"]).good();
-    assert!(planned.ends_with("decisions are in plan.json\n"), "{planned}");
+    assert!(
+        planned.ends_with("decisions are in plan.json\n"),
+        "{planned}"
+    );
     assert_eq!(place.run(&["plan", "in", "out", "-o", "plan.json"]).code, 1);
     let shown = place.run(&["apply", "plan.json", "--dry-run"]).good();
     assert!(shown.contains("create → b (1 bytes)"), "{shown}");
     place.write("in/b", "changed since");
     let refused = place.run(&["apply", "plan.json"]);
     assert_eq!(refused.code, 1);
-    assert!(refused.stderr.contains("the plan does not fit any more: \"b\""), "{}", refused.stderr);
+    assert!(
+        refused
+            .stderr
+            .contains("the plan does not fit any more: \"b\""),
+        "{}",
+        refused.stderr
+    );
     assert!(!place.path("out/a").exists());
     std::fs::remove_file(place.path("plan.json")).unwrap();
     place.run(&["plan", "in", "out", "-o", "plan.json"]).good();
@@ -130,9 +161,31 @@ fn a_reviewed_plan_is_carried_out_exactly_or_not_at_all() {
         .unwrap();
     assert!(applied.status.success(), "{applied:?}");
     assert_eq!(content(&place, "out/b").as_deref(), Some("changed since"));
-    let changed = std::fs::read_to_string(place.path("plan.json")).unwrap().replace("\"b\"", "\"x\"");
-    place.write("plan.json", changed);
-    assert_eq!(place.run(&["apply", "plan.json"]).code, 2);
+}
+
+#[test]
+fn a_plan_that_was_cut_or_is_none_is_refused() {
+    let place = Place::new();
+    tree(&place, "in", &[("a", "1")]);
+    place.run(&["plan", "in", "out", "-o", "plan.json"]).good();
+    let whole = std::fs::read_to_string(place.path("plan.json")).unwrap();
+    let lines: Vec<&str> = whole.lines().collect();
+    for text in [
+        lines[..lines.len() - 1].join("\n"),
+        "{}".to_owned(),
+        String::new(),
+    ] {
+        place.write("plan.json", text);
+        let done = place.run(&["apply", "plan.json"]);
+        assert_eq!(done.code, 2, "{done:?}");
+        assert!(
+            done.stderr.contains("of the plan is not valid"),
+            "{}",
+            done.stderr
+        );
+        assert!(!place.path("out/a").exists());
+    }
+    assert_eq!(place.run(&["apply", "missing.json"]).code, 2);
 }
 
 #[test]
@@ -140,7 +193,11 @@ fn what_does_not_exist_is_told_with_exit_code_2() {
     let place = Place::new();
     let done = place.run(&["copy", "missing", "out"]);
     assert_eq!(done.code, 2, "{done:?}");
-    assert!(done.stderr.starts_with("error: cannot look at "), "{}", done.stderr);
+    assert!(
+        done.stderr.starts_with("error: cannot look at "),
+        "{}",
+        done.stderr
+    );
     assert!(done.stderr.contains("missing"), "{}", done.stderr);
     let done = place.run(&["copy", "nowhere:x", "out"]);
     assert_eq!(done.code, 2);
@@ -150,15 +207,24 @@ fn what_does_not_exist_is_told_with_exit_code_2() {
          hint: no configuration was found: `knarr init` writes one\n\
          hint: for a local file with a colon in its name write ./nowhere:…\n"
     );
-    assert_eq!(place.run(&["copy", "in", "out", "--include", "a[b"]).code, 2);
-    assert_eq!(place.run(&["copy", "in", "out", "--transfers", "0"]).code, 2);
+    assert_eq!(
+        place.run(&["copy", "in", "out", "--include", "a[b"]).code,
+        2
+    );
+    assert_eq!(
+        place.run(&["copy", "in", "out", "--transfers", "0"]).code,
+        2
+    );
 }
 
 #[test]
 fn a_file_that_cannot_be_copied_makes_exit_code_1() {
     let place = Place::new();
     tree(&place, "in", &[("good", "1")]);
-    let fifo = std::process::Command::new("mkfifo").arg(place.path("in/pipe")).status().unwrap();
+    let fifo = std::process::Command::new("mkfifo")
+        .arg(place.path("in/pipe"))
+        .status()
+        .unwrap();
     assert!(fifo.success());
     let done = place.run(&["copy", "in", "out"]);
     assert_eq!(done.code, 1, "{done:?}");

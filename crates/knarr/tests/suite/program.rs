@@ -76,7 +76,11 @@ impl Place {
         let mut to_visit = vec![self.path(below)];
         while let Some(path) = to_visit.pop() {
             if path.is_dir() {
-                to_visit.extend(std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()));
+                to_visit.extend(
+                    std::fs::read_dir(path)
+                        .unwrap()
+                        .map(|entry| entry.unwrap().path()),
+                );
             } else {
                 bytes.extend(std::fs::read(path).unwrap());
             }
@@ -106,7 +110,9 @@ impl Done {
 
 /// Whether `needle` is anywhere in `bytes`.
 pub(crate) fn contains(bytes: &[u8], needle: &str) -> bool {
-    bytes.windows(needle.len()).any(|window| window == needle.as_bytes())
+    bytes
+        .windows(needle.len())
+        .any(|window| window == needle.as_bytes())
 }
 
 /// The root of the repository.

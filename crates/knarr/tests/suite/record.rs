@@ -15,9 +15,17 @@ fn k11_trace_tells_the_story_of_a_file() {
     let place = moved();
     let expected_hash = blake3_of("1234");
     let whole = place.path("in/sub/a.csv");
-    for path in ["sub/a.csv", "a.csv", whole.to_str().unwrap(), "./in/sub/a.csv"] {
+    for path in [
+        "sub/a.csv",
+        "a.csv",
+        whole.to_str().unwrap(),
+        "./in/sub/a.csv",
+    ] {
         let story = place.run(&["trace", path]).good();
-        assert!(story.starts_with("sub/a.csv   (copy)\n"), "{path}:\n{story}");
+        assert!(
+            story.starts_with("sub/a.csv   (copy)\n"),
+            "{path}:\n{story}"
+        );
         assert!(story.contains("✓ delivered"), "{story}");
         assert!(story.contains(&expected_hash), "{story}");
         assert!(story.contains("verified  by "), "{story}");
@@ -28,7 +36,12 @@ fn k11_trace_tells_the_story_of_a_file() {
     assert_eq!(record["action"], "created");
     let done = place.run(&["trace", "unknown"]);
     assert_eq!(done.code, 1);
-    assert!(done.stderr.starts_with("error: nothing is recorded about \"unknown\"\n"), "{}", done.stderr);
+    assert!(
+        done.stderr
+            .starts_with("error: nothing is recorded about \"unknown\"\n"),
+        "{}",
+        done.stderr
+    );
 }
 
 fn blake3_of(content: &str) -> String {
@@ -44,9 +57,22 @@ fn history_lists_runs_and_files_with_filters() {
     let run: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
     assert_eq!((&run["run"], &run["state"]), (&1.into(), &"done".into()));
     let files = place.run(&["history", "--path", "*.csv"]).good();
-    assert!(files.contains("sub/a.csv") && !files.contains("=cmd"), "{files}");
-    assert!(!place.run(&["history", "--files", "--until", "2020-01-01"]).good().contains("a.csv"));
-    assert!(place.run(&["history", "--files", "--since", "1h"]).good().contains("a.csv"));
+    assert!(
+        files.contains("sub/a.csv") && !files.contains("=cmd"),
+        "{files}"
+    );
+    assert!(
+        !place
+            .run(&["history", "--files", "--until", "2020-01-01"])
+            .good()
+            .contains("a.csv")
+    );
+    assert!(
+        place
+            .run(&["history", "--files", "--since", "1h"])
+            .good()
+            .contains("a.csv")
+    );
     assert_eq!(place.run(&["history", "--since", "soon"]).code, 2);
     assert_eq!(place.run(&["history", "--action", "eaten"]).code, 2);
 }
@@ -74,10 +100,19 @@ fn k11_audit_finds_a_changed_record() {
     place.run(&["copy", "in", "out"]).good();
     place.run(&["audit", "verify", "--noted", &head]).good();
     let forged = head.replace(|c: char| c.is_ascii_hexdigit() && c != '0', "1");
-    let forged = format!("{}:{}", head.split_once(':').unwrap().0, forged.split_once(':').unwrap().1);
+    let forged = format!(
+        "{}:{}",
+        head.split_once(':').unwrap().0,
+        forged.split_once(':').unwrap().1
+    );
     let broken = place.run(&["audit", "verify", "--noted", &forged]);
     assert_eq!(broken.code, 1, "{broken:?}");
-    assert!(broken.stdout.contains("the chain is not the one whose end was noted"), "{broken:?}");
+    assert!(
+        broken
+            .stdout
+            .contains("the chain is not the one whose end was noted"),
+        "{broken:?}"
+    );
     assert_eq!(place.run(&["audit", "verify", "--noted", "x"]).code, 2);
 }
 
@@ -103,10 +138,20 @@ fn approve_without_a_job_lists_what_is_held() {
 #[test]
 fn where_nothing_was_moved_that_is_said_and_nothing_is_made() {
     let place = Place::new();
-    for arguments in [&["status"][..], &["queue"], &["trace", "x"], &["history"], &["audit", "verify"]] {
+    for arguments in [
+        &["status"][..],
+        &["queue"],
+        &["trace", "x"],
+        &["history"],
+        &["audit", "verify"],
+    ] {
         let done = place.run(arguments);
         assert_eq!(done.code, 2, "{done:?}");
-        assert!(done.stderr.starts_with("error: there is no state in "), "{}", done.stderr);
+        assert!(
+            done.stderr.starts_with("error: there is no state in "),
+            "{}",
+            done.stderr
+        );
     }
     assert!(!place.path("state").exists());
 }

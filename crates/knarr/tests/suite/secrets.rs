@@ -35,7 +35,10 @@ fn h25_a_secret_is_nowhere_to_be_found() {
     assert!(shown.contains("partner"));
     assert!(!shown.contains(SENTINEL), "{shown}");
     for root in ["state", "home"] {
-        assert!(!contains(&place.all_bytes(root), SENTINEL), "found below {root}");
+        assert!(
+            !contains(&place.all_bytes(root), SENTINEL),
+            "found below {root}"
+        );
     }
     let key = place.path("home/.config/knarr/secret.key");
     assert_eq!(key.metadata().unwrap().permissions().mode() & 0o777, 0o600);
@@ -48,7 +51,10 @@ fn secrets_are_set_listed_and_removed() {
     assert_eq!(set("one", b"x\n").code, 0);
     assert_eq!(set("two", b"y").code, 0);
     let listed = place.run(&["secret", "ls"]).good();
-    assert!(listed.starts_with("NAME") && listed.contains("one") && listed.contains("two"), "{listed}");
+    assert!(
+        listed.starts_with("NAME") && listed.contains("one") && listed.contains("two"),
+        "{listed}"
+    );
     place.run(&["secret", "rm", "one"]).good();
     assert!(!place.run(&["secret", "ls"]).good().contains("one"));
     let done = place.run(&["secret", "rm", "one"]);
@@ -58,7 +64,10 @@ fn secrets_are_set_listed_and_removed() {
         "error: there is no secret \"one\"\nhint: `knarr secret ls` lists them\n"
     );
     let done = set("empty", b"\n");
-    assert_eq!((done.code, done.stderr.as_str()), (2, "error: stdin was empty, and nothing was stored\n"));
+    assert_eq!(
+        (done.code, done.stderr.as_str()),
+        (2, "error: stdin was empty, and nothing was stored\n")
+    );
     assert_eq!(set("../x", b"y").code, 2);
 }
 
@@ -83,7 +92,11 @@ fn a_secret_that_is_missing_is_named() {
     );
     let done = place.run(&["ls", "one:"]);
     assert_eq!(done.code, 2);
-    assert!(done.stderr.contains("there is no secret \"absent\""), "{}", done.stderr);
+    assert!(
+        done.stderr.contains("there is no secret \"absent\""),
+        "{}",
+        done.stderr
+    );
     let done = place.run(&["ls", "two:"]);
     assert_eq!(done.code, 2);
     assert!(done.stderr.contains("KNARR_TEST_ABSENT"), "{}", done.stderr);

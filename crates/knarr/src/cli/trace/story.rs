@@ -133,10 +133,7 @@ fn tell_event(chained: &ChainedRecord, zone: &TimeZone, story: &mut Vec<Line>) {
         let took = Duration::from_micros(record.duration_microseconds);
         text.push_str(&format!(", took {}", shown_duration(took)));
     }
-    story.push(Line {
-        style,
-        text,
-    });
+    story.push(Line { style, text });
     if let Some(message) = &record.message {
         let name = match record.action {
             Action::Failed | Action::Parked | Action::Problem => "because",
@@ -154,7 +151,10 @@ fn tell_event(chained: &ChainedRecord, zone: &TimeZone, story: &mut Vec<Line>) {
         } else {
             String::new()
         };
-        story.push(Line::detail("from", format!("{}{size}", safe(&record.source))));
+        story.push(Line::detail(
+            "from",
+            format!("{}{size}", safe(&record.source)),
+        ));
     }
     for step in &record.steps {
         story.push(Line::detail(
@@ -175,7 +175,10 @@ fn tell_event(chained: &ChainedRecord, zone: &TimeZone, story: &mut Vec<Line>) {
         ));
     }
     if let Some(hash) = &record.source_hash {
-        story.push(Line::detail("hash", format!("blake3 {hash}, as it was read")));
+        story.push(Line::detail(
+            "hash",
+            format!("blake3 {hash}, as it was read"),
+        ));
     }
     if let Some(evidence) = evidence(record) {
         story.push(Line::detail("verified", evidence));
@@ -197,13 +200,21 @@ fn tell_event(chained: &ChainedRecord, zone: &TimeZone, story: &mut Vec<Line>) {
 const fn headline(record: &CustodyRecord) -> (&'static str, Option<Style>, &'static str) {
     match record.action {
         Action::Created => ("✓", Some(Style::Good), "delivered"),
-        Action::Updated => ("✓", Some(Style::Good), "delivered, replacing an older version"),
+        Action::Updated => (
+            "✓",
+            Some(Style::Good),
+            "delivered, replacing an older version",
+        ),
         Action::Renamed => ("✓", Some(Style::Good), "renamed at the destination"),
         Action::Deleted => ("✓", Some(Style::Good), "deleted at the destination"),
         Action::SourceRemoved => ("✓", Some(Style::Good), "removed from the source"),
         Action::SourceMoved => ("✓", Some(Style::Good), "moved aside at the source"),
         Action::Adopted => ("✓", Some(Style::Good), "found on both sides, nothing to do"),
-        Action::Conflict => ("!", Some(Style::Warning), "changed on both sides, both kept"),
+        Action::Conflict => (
+            "!",
+            Some(Style::Warning),
+            "changed on both sides, both kept",
+        ),
         Action::Failed => ("✗", Some(Style::Bad), "failed"),
         Action::Parked => ("✗", Some(Style::Bad), "parked until somebody acts"),
         Action::Problem => ("!", Some(Style::Warning), "cannot be handled"),
@@ -218,9 +229,16 @@ fn sent(record: &CustodyRecord, moves: bool) -> String {
     if !moves {
         return String::new();
     }
-    let whole = record.steps.last().map_or(record.size, |step| step.output_bytes);
+    let whole = record
+        .steps
+        .last()
+        .map_or(record.size, |step| step.output_bytes);
     if record.action == Action::Failed || record.moved_bytes != whole {
-        format!("   {} of {} sent", ByteSize(record.moved_bytes), ByteSize(whole))
+        format!(
+            "   {} of {} sent",
+            ByteSize(record.moved_bytes),
+            ByteSize(whole)
+        )
     } else {
         format!("   {} sent", ByteSize(record.moved_bytes))
     }
@@ -237,7 +255,10 @@ fn evidence(record: &CustodyRecord) -> Option<String> {
     Some(match &record.evidence {
         Evidence::ReadBack { hash } => format!("by reading it back: {}", same(*hash)),
         Evidence::Written { hash } => {
-            format!("by hashing what went to the disk, and flushing it: {}", same(*hash))
+            format!(
+                "by hashing what went to the disk, and flushing it: {}",
+                same(*hash)
+            )
         }
         Evidence::ServerChecksum { algorithm, value } => {
             format!("by the server: {} {}", safe(algorithm), safe(value))
@@ -260,9 +281,17 @@ pub(crate) fn shown_duration(duration: Duration) -> String {
         1..1_000 => format!("{milliseconds} ms"),
         1_000..60_000 => format!("{:.1} s", duration.as_secs_f64()),
         60_000..3_600_000 => {
-            format!("{} min {} s", milliseconds / 60_000, milliseconds / 1_000 % 60)
+            format!(
+                "{} min {} s",
+                milliseconds / 60_000,
+                milliseconds / 1_000 % 60
+            )
         }
-        _ => format!("{} h {} min", milliseconds / 3_600_000, milliseconds / 60_000 % 60),
+        _ => format!(
+            "{} h {} min",
+            milliseconds / 3_600_000,
+            milliseconds / 60_000 % 60
+        ),
     }
 }
 

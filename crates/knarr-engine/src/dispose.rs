@@ -1,0 +1,91 @@
+//! What becomes of a source after its delivery was verified and recorded (K4).
+
+use std::sync::Arc;
+
+use knarr_core::job::After;
+use knarr_core::plan::Side;
+use knarr_core::record::Action;
+use knarr_core::{Entry, Kind, RelPath};
+use knarr_remote::{ErrorKind, RemoteError, Removal, RenameOptions, Replace};
+
+use crate::context::{Context, Tally};
+use crate::error::EngineError;
+use crate::journal::Change;
+use crate::observer::Trouble;
+use crate::put;
+
+/// Removes the delivered source, or moves it aside. Directories stay until they are empty and the
+/// whole run is through.
+pub(crate) async fn dispose(context: &Arc<Context>, entry: &Entry) -> Result<(), EngineError> {
+    if entry.kind == Kind::Directory {
+        return Ok(());
+    }
+    let (action, done) = match &context.after {
+        After::Keep => return Ok(()),
+        After::Delete => {
+            let removal = Removal {
+                path: entry.path.clone(),
+                kind: entry.kind,
+                seen: Some(entry.fingerprint()),
+            };
+            let mut results = context.source.remove(&[removal]).await;
+            (Action::SourceRemoved, results.pop().unwrap_or(Ok(())))
+        }
+        After::Move(directory) => (
+            Action::SourceMoved,
+            move_aside(context, entry, directory).await,
+        ),
+    };
+    let mut record = context.journal.custody(action, entry, Side::Destination);
+    let changes = match done {
+        Ok(()) => vec![
+            Change::Forget {
+                path: entry.path.clone(),
+                kind: entry.kind,
+            },
+            Change::Custody(Box::new(record)),
+        ],
+        Err(error) => {
+            // The delivery stands; the source is looked at again by the next run.
+            record.action = Action::Failed;
+            record.message = Some(format!(
+                "delivered, but the source could not be removed: {error}"
+            ));
+            context.tally.note_error(&error);
+            Tally::add(&context.tally.failed, 1);
+            context.trouble(
+                Some(&entry.path),
+                Trouble::Error,
+                &crate::error::chain(&error),
+            );
+            vec![Change::Custody(Box::new(record))]
+        }
+    };
+    context.journal.record(changes).await
+}
+
+async fn move_aside(context: &Context, entry: &Entry, directory: &str) -> Result<(), RemoteError> {
+    let invalid = |error: knarr_core::path::PathError| {
+        RemoteError::new(
+            ErrorKind::InvalidName,
+            "move the source aside",
+            error.to_string(),
+        )
+    };
+    let aside = RelPath::new(directory.trim_matches('/').as_bytes())
+        .and_then(|directory| directory.join(&entry.path))
+        .map_err(invalid)?;
+    let options = || RenameOptions {
+        replace: Replace::Nothing,
+    };
+    match context.source.rename(&entry.path, &aside, options()).await {
+        Err(error) if error.kind == ErrorKind::AlreadyExists => {
+            let free = put::free_name(context.source.as_ref(), &aside).await?;
+            context.source.rename(&entry.path, &free, options()).await?;
+        }
+        other => {
+            other?;
+        }
+    }
+    Ok(())
+}
