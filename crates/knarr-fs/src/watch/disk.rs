@@ -1,11 +1,12 @@
 //! What the disk says about directories, and how the tree of watches is made to say the same.
 //!
 //! While there are events in the queue, the tree is what it was some time ago, and the disk is ahead of
-//! it. A directory that an event tells of is then added, but nothing that the tree knows is changed by
-//! what the disk says; what does not fit is doubted ([`Doubt`]), and the disk decides once the queue is
-//! empty.
+//! it. So the disk only ever adds directories that are not in the tree; nothing that is there is moved or
+//! removed by what the disk says. What does not fit is doubted ([`Doubt`]). Once the queue is empty,
+//! doubted directories are listed again; if the tree is still wrong although nothing more happened, it is
+//! made anew from the disk, keeping the watches, and everything is told as unknown.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use rustix::io::Errno;
 use crate::root::{OWN_PREFIX, Root};
 use crate::sys;
 use crate::watch::machine::{MASK, Machine};
-use crate::watch::tree::ROOT;
+use crate::watch::tree::{ROOT, Tree};
 use crate::watch::{Degradation, WatchEvent};
 
 /// More than this in one new directory is told as one directory to look at.
@@ -46,28 +47,15 @@ pub(crate) fn add_watch(
     }
 }
 
-/// Which directories are looked into.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Descend {
-    /// Those that were not watched before.
-    IntoNew,
-    /// All, as events were lost.
-    IntoAll,
-}
-
-/// Whether the disk is asked because of an event, or because the queue is empty.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Source {
-    Queue,
-    Disk,
-}
-
 /// What became of a directory that was found.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Placed {
+enum Placed {
+    /// It is where the tree says.
     AsBefore,
-    Moved,
-    New,
+    /// It was not in the tree.
+    New(u32),
+    /// The tree says something else, now or still.
+    Different,
 }
 
 /// Whether what is found is told.
@@ -90,6 +78,8 @@ pub(crate) struct Doubt {
     /// How often the disk was asked since the last event.
     asked: u32,
     not_before: Option<Instant>,
+    /// Making the tree anew takes long when it is large, and must not become all that is done.
+    anew_not_before: Option<Instant>,
 }
 
 impl Doubt {
@@ -100,6 +90,13 @@ impl Doubt {
             self.everything = true;
         }
         self.since.get_or_insert_with(Instant::now);
+    }
+
+    /// Adds a directory that is not what the tree says although the queue was empty. If nothing happened
+    /// since it was doubted before, no event will set it right.
+    fn add_again(&mut self, directory: u32) {
+        self.add(directory);
+        self.everything |= self.asked > 2;
     }
 
     pub(crate) fn add_everything(&mut self) {
@@ -145,64 +142,70 @@ impl Doubt {
 }
 
 impl Machine {
-    /// Makes the tree what the disk says, and tells what may have been missed meanwhile.
+    /// Compares the tree with the disk where it is in doubt, and tells what may have been missed.
     pub(crate) fn ask_the_disk(&mut self) {
         let (about, everything) = self.doubt.take();
-        self.round = self.round.wrapping_add(1);
         if let Some((_, _, old)) = self.displaced.take() {
             self.unwatch(old);
         }
         if everything {
-            self.moved.clear();
-            self.created.clear();
-            self.compare(ROOT, Descend::IntoAll);
-            for node in self.tree.not_found(self.round) {
-                self.unwatch(node);
-            }
-            self.unwatch_nameless();
-            self.outbox.push(WatchEvent::Overflow { below: None });
+            self.make_anew();
             return;
         }
         for directory in about {
-            if !self.tree.is_same_or_above(ROOT, directory) {
-                // Without a name now, but perhaps not for long.
-                if self.tree.is_watched(directory) {
-                    self.doubt.add(directory);
-                }
-            } else if self.compare(directory, Descend::IntoNew) {
+            if self.tree.is_same_or_above(ROOT, directory) && self.compare(directory) {
                 let below = self.tree.path_of(directory);
                 self.outbox.push(WatchEvent::Overflow { below });
             }
         }
-        self.unwatch_nameless();
     }
 
-    fn unwatch_nameless(&mut self) {
-        for node in std::mem::take(&mut self.nameless) {
-            if self.tree.parent_of(node).is_none() {
-                self.unwatch(node);
+    /// Makes the tree from what is on the disk.
+    fn make_anew(&mut self) {
+        let begun = Instant::now();
+        let Ok(handle) = sys::open_listing(self.root.as_fd()) else {
+            self.doubt.add_everything();
+            return;
+        };
+        let root_watch = self.tree.watch_of(ROOT);
+        let old = std::mem::replace(&mut self.tree, Tree::new(root_watch));
+        self.moved.clear();
+        self.created.clear();
+        self.watch_children_of_root(&handle);
+        for watch in old.watches() {
+            if self.tree.by_watch(watch).is_none() {
+                inotify::remove_watch(&self.queue, watch).ok();
             }
         }
+        let now = Instant::now();
+        self.doubt.anew_not_before = Some(now + now.duration_since(begun) * 10);
+        self.outbox.push(WatchEvent::Overflow { below: None });
     }
 
-    /// Makes the subdirectories of one directory what the disk says. Returns whether they were others.
-    fn compare(&mut self, directory: u32, descend: Descend) -> bool {
+    /// Watches everything below the root.
+    pub(crate) fn watch_children_of_root(&mut self, handle: &OwnedFd) {
+        let mut pending = Vec::new();
+        self.list(ROOT, handle, Announce::Nothing, &mut 0, &mut pending);
+        self.watch_pending(&mut pending, Announce::Nothing);
+    }
+
+    /// Compares the subdirectories of one directory with the disk. Returns whether some were added.
+    fn compare(&mut self, directory: u32) -> bool {
         let Some(handle) = self.open_node(directory) else {
             return false;
         };
-        let before = self.tree.children(directory);
         let mut pending = Vec::new();
         self.list(directory, &handle, Announce::Nothing, &mut 0, &mut pending);
-        let mut changed =
-            self.watch_pending(&mut pending, Source::Disk, descend, Announce::Nothing);
-        for child in before {
-            // It has its name no more, and was not found under another.
-            if !self.tree.was_found(child, self.round) {
-                self.unwatch(child);
-                changed = true;
-            }
+        let found: HashSet<&[u8]> = pending.iter().map(|(_, name)| &**name).collect();
+        let children = self.tree.children(directory);
+        let is_missing = children
+            .iter()
+            .any(|child| !found.contains(self.tree.name_of(*child)));
+        let (has_new, has_different) = self.watch_pending(&mut pending, Announce::Nothing);
+        if is_missing || has_different {
+            self.doubt.add_again(directory);
         }
-        changed
+        has_new
     }
 
     /// Opens a directory of the tree. If its path does not lead to it, something above it was renamed and
@@ -224,25 +227,23 @@ impl Machine {
             }
             _ => {}
         }
-        self.doubt.add(node);
+        self.doubt.add_again(node);
         None
     }
 
     /// Watches what is called `name` in a directory, if it is a directory, and what is below it.
     pub(crate) fn watch(&mut self, parent: u32, name: &[u8], announce: Announce) {
-        let mut pending = vec![(parent, Box::from(name))];
-        self.watch_pending(&mut pending, Source::Queue, Descend::IntoNew, announce);
+        self.watch_pending(&mut vec![(parent, Box::from(name))], announce);
     }
 
-    /// Watches directories and what is below them. Returns whether the tree changed.
-    pub(crate) fn watch_pending(
+    /// Watches directories and what is below them. Returns whether some were new, and whether the tree
+    /// said something else about some.
+    fn watch_pending(
         &mut self,
         pending: &mut Vec<(u32, Box<[u8]>)>,
-        source: Source,
-        descend: Descend,
         mut announce: Announce,
-    ) -> bool {
-        let (mut told, mut changed) = (0, false);
+    ) -> (bool, bool) {
+        let (mut told, mut has_new, mut has_different) = (0, false, false);
         let top = pending
             .first()
             .and_then(|(parent, name)| self.tree.path_in(*parent, name));
@@ -273,20 +274,24 @@ impl Machine {
                     continue;
                 }
             };
-            let (node, placed) = match self.watch_one(parent, &name, &path, &handle, source) {
+            let placed = match self.watch_one(parent, &name, &path, &handle) {
                 Ok(placed) => placed,
                 Err(reason) => {
                     self.degraded(path, announce, reason);
                     continue;
                 }
             };
-            changed |= placed != Placed::AsBefore;
             if announce == Announce::Contents {
                 told += 1;
                 self.outbox.push(WatchEvent::DirectoryCreated(path));
             }
-            if placed == Placed::New || descend == Descend::IntoAll {
-                self.list(node, &handle, announce, &mut told, pending);
+            match placed {
+                Placed::AsBefore => {}
+                Placed::Different => has_different = true,
+                Placed::New(node) => {
+                    has_new = true;
+                    self.list(node, &handle, announce, &mut told, pending);
+                }
             }
             if told > CONTENTS_LIMIT {
                 announce = Announce::Nothing;
@@ -295,7 +300,7 @@ impl Machine {
         if told > CONTENTS_LIMIT {
             self.outbox.push(WatchEvent::Overflow { below: top });
         }
-        changed
+        (has_new, has_different)
     }
 
     /// Opens a directory for watching and listing; nothing if it is gone or is none.
@@ -309,18 +314,14 @@ impl Machine {
         }
     }
 
-    /// Adds one watch and gives it its place.
-    ///
-    /// While there are events in the queue, the tree is what it was some time ago, and the disk is
-    /// ahead of it. What is in the tree then stays where it is until the events move it.
+    /// Adds one watch, and a node for it if the tree has none for this directory or this name.
     fn watch_one(
         &mut self,
         parent: u32,
         name: &[u8],
         path: &RelPath,
         handle: &OwnedFd,
-        source: Source,
-    ) -> Result<(u32, Placed), Degradation> {
+    ) -> Result<Placed, Degradation> {
         let found = self.tree.find(parent, name);
         if found.is_none() && self.tree.len() >= self.options.max_watches {
             return Err(Degradation::WatchLimit);
@@ -331,59 +332,27 @@ impl Machine {
             Err(Errno::ACCESS | Errno::PERM) => return Err(Degradation::Denied),
             Err(errno) => return Err(Degradation::Other(errno.to_string())),
         };
-        let known = self.tree.by_watch(watch);
-        let (node, placed) = match (known, found) {
-            (Some(node), found) if Some(node) == found => (node, Placed::AsBefore),
-            (Some(node), _) if self.tree.is_same_or_above(node, parent) => {
-                let reason = "it is mounted below itself".to_owned();
-                return Err(Degradation::Other(reason));
-            }
-            (Some(node), _) if source == Source::Queue => {
+        match (self.tree.by_watch(watch), found) {
+            (None, None) => Ok(Placed::New(self.tree.insert(parent, name.into(), watch))),
+            (Some(known), Some(found)) if known == found => Ok(Placed::AsBefore),
+            (Some(known), _) => {
+                if self.is_still_there(known, handle) {
+                    let reason = "it is mounted at two places".to_owned();
+                    return Err(Degradation::Other(reason));
+                }
                 self.doubt.add(parent);
                 self.tree
-                    .parent_of(node)
+                    .parent_of(known)
                     .into_iter()
-                    .for_each(|parent| self.doubt.add(parent));
-                (node, Placed::AsBefore)
+                    .for_each(|other| self.doubt.add(other));
+                Ok(Placed::Different)
             }
-            (None, Some(other)) if source == Source::Queue => {
+            (None, Some(_)) => {
                 inotify::remove_watch(&self.queue, watch).ok();
                 self.doubt.add(parent);
-                (other, Placed::AsBefore)
+                Ok(Placed::Different)
             }
-            (known, found) => {
-                match known {
-                    Some(node) if self.is_still_there(node, handle) => {
-                        let reason = "it is mounted at two places".to_owned();
-                        return Err(Degradation::Other(reason));
-                    }
-                    _ => {}
-                }
-                if let Some(other) = found {
-                    self.tree.detach(other);
-                    self.nameless.push(other);
-                }
-                match known {
-                    Some(node) => {
-                        self.tree
-                            .parent_of(node)
-                            .into_iter()
-                            .for_each(|at| self.doubt.add(at));
-                        self.tree.reparent(node, parent, name);
-                        (node, Placed::Moved)
-                    }
-                    None => {
-                        let round = self.round;
-                        (
-                            self.tree.insert(parent, name.into(), watch, round),
-                            Placed::New,
-                        )
-                    }
-                }
-            }
-        };
-        self.tree.found(node, self.round);
-        Ok((node, placed))
+        }
     }
 
     /// Whether the directory of a node still has the node's name, and is the one that `handle` is, too.

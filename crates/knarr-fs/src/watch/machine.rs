@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use crate::root::{OWN_PREFIX, Root};
 use crate::sys;
-use crate::watch::disk::{Announce, Descend, Doubt, Source, add_watch};
+use crate::watch::disk::{Announce, Doubt, add_watch};
 use crate::watch::outbox::Outbox;
 use crate::watch::tree::{ROOT, Tree};
 use crate::watch::{WatchError, WatchEvent, WatchOptions};
@@ -133,19 +133,10 @@ pub(crate) fn start(
         created: HashMap::new(),
         displaced: None,
         doubt: Doubt::default(),
-        nameless: Vec::new(),
         names: Vec::with_capacity(32 * 1024),
-        round: 0,
         gone: false,
     };
-    let mut pending = Vec::new();
-    machine.list(ROOT, &handle, Announce::Nothing, &mut 0, &mut pending);
-    machine.watch_pending(
-        &mut pending,
-        Source::Disk,
-        Descend::IntoNew,
-        Announce::Nothing,
-    );
+    machine.watch_children_of_root(&handle);
     shared.watches.store(machine.tree.len(), Ordering::Relaxed);
     let thread = std::thread::Builder::new().name("knarr-watch".to_owned());
     let for_thread = Arc::clone(&shared);
@@ -194,12 +185,8 @@ pub(crate) struct Machine {
     /// were exchanged and its own rename comes next.
     pub(crate) displaced: Option<(u32, Box<[u8]>, u32)>,
     pub(crate) doubt: Doubt,
-    /// Directories whose name was found to be another's while the disk was asked.
-    pub(crate) nameless: Vec<u32>,
     /// For listing directories.
     pub(crate) names: Vec<u8>,
-    /// Counts the times that the disk was asked again.
-    pub(crate) round: u32,
     gone: bool,
 }
 
@@ -484,7 +471,8 @@ impl Machine {
     fn moved_out(&mut self, moved: Moved) {
         if let Some(node) = moved.node {
             let still_there = self.tree.is_at(node, moved.parent, &moved.name);
-            if moved.was_displaced || still_there {
+            let has_no_name = moved.was_displaced && self.tree.parent_of(node).is_none();
+            if has_no_name || still_there {
                 self.unwatch(node);
             }
         }

@@ -22,8 +22,6 @@ struct Node {
     /// The next node whose parent and name have the same hash.
     same_key: u32,
     watch: i32,
-    /// When it was last found on the disk.
-    round: u32,
 }
 
 /// The watched directories of a root.
@@ -48,7 +46,6 @@ impl Tree {
             previous_sibling: NONE,
             same_key: NONE,
             watch: root_watch,
-            round: 0,
         };
         Self {
             nodes: vec![root],
@@ -67,6 +64,19 @@ impl Tree {
 
     pub(crate) fn by_watch(&self, watch: i32) -> Option<u32> {
         self.by_watch.get(&watch).copied()
+    }
+
+    pub(crate) fn watch_of(&self, node: u32) -> i32 {
+        self.node(node).watch
+    }
+
+    pub(crate) fn name_of(&self, node: u32) -> &[u8] {
+        &self.node(node).name
+    }
+
+    /// All watches.
+    pub(crate) fn watches(&self) -> impl Iterator<Item = i32> {
+        self.by_watch.keys().copied()
     }
 
     /// A number that stands for a name in a directory.
@@ -151,7 +161,7 @@ impl Tree {
     }
 
     /// Adds a directory that is not there yet.
-    pub(crate) fn insert(&mut self, parent: u32, name: Box<[u8]>, watch: i32, round: u32) -> u32 {
+    pub(crate) fn insert(&mut self, parent: u32, name: Box<[u8]>, watch: i32) -> u32 {
         let node = Node {
             name,
             parent: NONE,
@@ -160,7 +170,6 @@ impl Tree {
             previous_sibling: NONE,
             same_key: NONE,
             watch,
-            round,
         };
         let number = match self.free.pop() {
             Some(number) => {
@@ -278,34 +287,6 @@ impl Tree {
         self.free.append(&mut self.released);
     }
 
-    /// Notes that a directory was found on the disk in this round.
-    pub(crate) fn found(&mut self, node: u32, round: u32) {
-        self.nodes[node as usize].round = round;
-    }
-
-    /// Whether it was found in this round.
-    pub(crate) fn was_found(&self, node: u32, round: u32) -> bool {
-        self.node(node).round == round
-    }
-
-    /// The uppermost directories that were not found in this round.
-    pub(crate) fn not_found(&self, round: u32) -> Vec<u32> {
-        let mut missing = Vec::new();
-        let mut pending = vec![ROOT];
-        while let Some(node) = pending.pop() {
-            if self.node(node).round != round && node != ROOT {
-                missing.push(node);
-                continue;
-            }
-            let mut child = self.node(node).first_child;
-            while child != NONE {
-                pending.push(child);
-                child = self.node(child).next_sibling;
-            }
-        }
-        missing
-    }
-
     fn node(&self, number: u32) -> &Node {
         &self.nodes[number as usize]
     }
@@ -326,10 +307,10 @@ mod tests {
     #[test]
     fn r33_the_rename_of_a_directory_renames_what_is_below_it() {
         let mut tree = Tree::new(1);
-        let a = tree.insert(ROOT, (*b"a").into(), 2, 0);
-        let b = tree.insert(a, (*b"b").into(), 3, 0);
-        let c = tree.insert(b, (*b"c").into(), 4, 0);
-        let d = tree.insert(ROOT, (*b"d").into(), 5, 0);
+        let a = tree.insert(ROOT, (*b"a").into(), 2);
+        let b = tree.insert(a, (*b"b").into(), 3);
+        let c = tree.insert(b, (*b"c").into(), 4);
+        let d = tree.insert(ROOT, (*b"d").into(), 5);
         tree.reparent(b, d, b"x");
         assert_eq!(shown(&tree, c), "d/x/c");
         assert_eq!(tree.find(a, b"b"), None);
@@ -377,7 +358,7 @@ mod tests {
                         let parent = pick(at, &model);
                         if !taken(parent, name, &model) {
                             watch += 1;
-                            model.push((tree.insert(parent, [name].into(), watch, 0), parent, name));
+                            model.push((tree.insert(parent, [name].into(), watch), parent, name));
                         }
                     }
                     Change::Move(at, to, name) => {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use aws_credential_types::provider::{ProvideCredentials as _, SharedCredentialsProvider};
 use knarr_core::Timestamp;
-use knarr_core::time::{Clock, SystemClock};
+use knarr_core::time::{Clock as _, SystemClock};
 use object_store::CredentialProvider;
 use object_store::aws::AwsCredential;
 use tokio::sync::Mutex;

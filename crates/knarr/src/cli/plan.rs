@@ -144,7 +144,7 @@ pub(crate) fn apply(
     let path = arguments.plan.as_path();
     let (with, mut reader) = open(path)?;
     if arguments.dry_run {
-        while let Some(decision) = reader.next().map_err(told)? {
+        while let Some(decision) = reader.next_decision().map_err(told)? {
             match output.format {
                 Format::Json => output.json(&decision)?,
                 Format::Text => output.line(describe(&decision))?,

@@ -381,7 +381,15 @@ fn print_status(status: &Status, now: Timestamp, output: &mut Output) -> Result<
     if status.pairs.is_empty() {
         output.line("nothing was moved yet")?;
     }
-    for (name, health) in &status.endpoints {
+    print_endpoints(&status.endpoints, now, output)
+}
+
+fn print_endpoints(
+    endpoints: &[(String, EndpointHealth)],
+    now: Timestamp,
+    output: &mut Output,
+) -> Result<(), CommandError> {
+    for (name, health) in endpoints {
         let name = safe(name);
         let since = shown_time(health.since);
         match health.state {

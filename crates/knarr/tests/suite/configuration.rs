@@ -144,74 +144,77 @@ error: jobs.three.to: `{mtme:%Y}` is not a placeholder: use {name}, {stem}, {ext
     );
 }
 
+/// A wrong configuration, and a part of what is told about it.
+const WRONG: &[(&str, &str)] = &[
+    (
+        "jobs: { a1: { to: x } }",
+        "jobs.a1: the key `watch` is missing",
+    ),
+    (
+        "jobs: { a1: 3 }",
+        "jobs.a1: a map is expected here, not integer `3`",
+    ),
+    ("jobs: []", "jobs: a map of names is expected, not a list"),
+    (
+        "- a\n",
+        "a map of node, endpoints, jobs is expected, not a list",
+    ),
+    (
+        "node: { name: 7 }",
+        "node.name: a text is expected here, not a number",
+    ),
+    (
+        "jobs: { a b: { watch: i, to: o } }",
+        "`a b` cannot be the name of a job",
+    ),
+    (
+        "jobs: { a1: { watch: i, to: o, rescan: 5 } }",
+        "`5` is not a duration",
+    ),
+    (
+        "jobs: { a1: { watch: i, to: o, bandwidth: x } }",
+        "`x` is not a size",
+    ),
+    (
+        "jobs: { a1: { watch: i, to: o, timezone: Berlin } }",
+        "`Berlin` is not a time zone",
+    ),
+    (
+        "jobs: { a1: { watch: i, to: o, after: { move: ../x } } }",
+        "has a component `.` or `..`",
+    ),
+    (
+        "jobs: { a1: { watch: i, to: o, match: { include: 'a[b' } } }",
+        "`a[b` is not a glob",
+    ),
+    ("jobs: { a1: { watch: [i, i/j], to: o } }", "overlaps"),
+    (
+        "jobs: { a1: { watch: 'sftp://h/x', to: o } }",
+        "only local directories can be watched",
+    ),
+    (
+        "jobs: { a1: { watch: i, to: o, after: delete, deletes: mirror } }",
+        "would delete what was just delivered",
+    ),
+    (
+        "endpoints: { ab: { host: x } }",
+        "endpoints.ab: the key `type` is missing",
+    ),
+    (
+        "endpoints: { ab: { type: sftp, host: x, host_key: any } }",
+        "`any` is not a fingerprint",
+    ),
+    (
+        "endpoints: { ab: { type: s3, bucket: x, part_size: 1MiB } }",
+        "parts have between 5MiB and 5GiB",
+    ),
+    ("a: b: c", "this is not YAML"),
+    ("jobs: {}\njobs: {}\n", "the key `jobs` stands here twice"),
+];
+
 #[test]
 fn what_is_missing_or_of_another_kind_is_told() {
-    for (text, message) in [
-        (
-            "jobs: { a1: { to: x } }",
-            "jobs.a1: the key `watch` is missing",
-        ),
-        (
-            "jobs: { a1: 3 }",
-            "jobs.a1: a map is expected here, not integer `3`",
-        ),
-        ("jobs: []", "jobs: a map of names is expected, not a list"),
-        (
-            "- a\n",
-            "a map of node, endpoints, jobs is expected, not a list",
-        ),
-        (
-            "node: { name: 7 }",
-            "node.name: a text is expected here, not a number",
-        ),
-        (
-            "jobs: { a b: { watch: i, to: o } }",
-            "`a b` cannot be the name of a job",
-        ),
-        (
-            "jobs: { a1: { watch: i, to: o, rescan: 5 } }",
-            "`5` is not a duration",
-        ),
-        (
-            "jobs: { a1: { watch: i, to: o, bandwidth: x } }",
-            "`x` is not a size",
-        ),
-        (
-            "jobs: { a1: { watch: i, to: o, timezone: Berlin } }",
-            "`Berlin` is not a time zone",
-        ),
-        (
-            "jobs: { a1: { watch: i, to: o, after: { move: ../x } } }",
-            "has a component `.` or `..`",
-        ),
-        (
-            "jobs: { a1: { watch: i, to: o, match: { include: 'a[b' } } }",
-            "`a[b` is not a glob",
-        ),
-        ("jobs: { a1: { watch: [i, i/j], to: o } }", "overlaps"),
-        (
-            "jobs: { a1: { watch: 'sftp://h/x', to: o } }",
-            "only local directories can be watched",
-        ),
-        (
-            "jobs: { a1: { watch: i, to: o, after: delete, deletes: mirror } }",
-            "would delete what was just delivered",
-        ),
-        (
-            "endpoints: { ab: { host: x } }",
-            "endpoints.ab: the key `type` is missing",
-        ),
-        (
-            "endpoints: { ab: { type: sftp, host: x, host_key: any } }",
-            "`any` is not a fingerprint",
-        ),
-        (
-            "endpoints: { ab: { type: s3, bucket: x, part_size: 1MiB } }",
-            "parts have between 5MiB and 5GiB",
-        ),
-        ("a: b: c", "this is not YAML"),
-        ("jobs: {}\njobs: {}\n", "the key `jobs` stands here twice"),
-    ] {
+    for (text, message) in WRONG {
         let done = check(text);
         assert_eq!(done.code, 2, "{text}");
         assert!(done.stderr.contains(message), "{text}:\n{}", done.stderr);

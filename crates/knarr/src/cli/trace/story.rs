@@ -134,6 +134,22 @@ fn tell_event(chained: &ChainedRecord, zone: &TimeZone, story: &mut Vec<Line>) {
         text.push_str(&format!(", took {}", shown_duration(took)));
     }
     story.push(Line { style, text });
+    tell_details(record, story);
+    story.push(Line::styled(
+        Style::Faint,
+        format!(
+            "{:<21}  {:<9} no. {}, run {}, decided by {}",
+            "",
+            "record",
+            chained.seq,
+            record.run,
+            safe(&record.decided_by)
+        ),
+    ));
+}
+
+/// Why, from where, through what, to where, and how that is known.
+fn tell_details(record: &CustodyRecord, story: &mut Vec<Line>) {
     if let Some(message) = &record.message {
         let name = match record.action {
             Action::Failed | Action::Parked | Action::Problem => "because",
@@ -183,17 +199,6 @@ fn tell_event(chained: &ChainedRecord, zone: &TimeZone, story: &mut Vec<Line>) {
     if let Some(evidence) = evidence(record) {
         story.push(Line::detail("verified", evidence));
     }
-    story.push(Line::styled(
-        Style::Faint,
-        format!(
-            "{:<21}  {:<9} no. {}, run {}, decided by {}",
-            "",
-            "record",
-            chained.seq,
-            record.run,
-            safe(&record.decided_by)
-        ),
-    ));
 }
 
 /// What happened, in words, with a mark and a look that say the same.

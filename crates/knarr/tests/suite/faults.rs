@@ -1,0 +1,16 @@
+//! The promises under faults, kept by the program as a whole: kills, power cuts, cut lines, full disks.
+//!
+//! Constraints: the program runs as it is installed, with a state directory of its own, against real
+//! servers. Random faults are seeded; a failure names its seed. `KNARR_TEST_KILLS` and
+//! `KNARR_TEST_POWER_CUTS` ask for more rounds than the usual ones.
+
+mod disk;
+mod kill;
+mod memory;
+mod network;
+mod node;
+mod object;
+mod power;
+mod source;
+mod support;
+mod sweep;
