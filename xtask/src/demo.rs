@@ -95,6 +95,7 @@ impl Demo {
         let mut node = self.start()?;
         // Only now: whoever interrupts this gets rid of the node and of the directory too.
         let _watchdog = self.watch_over(&node, keep)?;
+        wait_until_watching(&node);
         let shown = self.deliver_and_look();
         if shown.is_err() {
             send(node.id(), Signal::TERM);
@@ -241,6 +242,19 @@ impl Demo {
     fn read(&self, name: &str) -> Result<String, String> {
         read(&self.directory.join(name))
     }
+}
+
+/// Waits until the node watches: until the kernel shows watches among what it has open. Where that cannot
+/// be seen, the files may arrive before, and are then found by the scan instead.
+fn wait_until_watching(node: &Child) {
+    let directory = format!("/proc/{}/fdinfo", node.id());
+    poll(Duration::from_secs(5), || {
+        let entries = fs::read_dir(&directory).ok()?;
+        entries.flatten().find_map(|entry| {
+            let text = fs::read_to_string(entry.path()).ok()?;
+            text.contains("inotify wd:").then_some(())
+        })
+    });
 }
 
 fn read(path: &Path) -> Result<String, String> {

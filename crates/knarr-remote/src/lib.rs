@@ -20,7 +20,7 @@ pub mod upload;
 pub use error::{ErrorKind, RemoteError, Retry};
 pub use listing::{ListOptions, Listing, ListingSender};
 pub use remote::{
-    Capabilities, Description, MtimeSupport, NewNode, ReadOptions, Reader, Removal, Remote,
+    Capabilities, Description, MtimeSupport, NewNode, ReadOptions, Reader, Remote, Removal,
     RenameOptions, Replace, WriteOptions,
 };
 pub use upload::{

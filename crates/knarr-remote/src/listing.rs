@@ -67,14 +67,23 @@ impl Listing {
     #[must_use]
     pub fn channel() -> (ListingSender, Self) {
         let (sender, batches) = mpsc::channel(BATCHES_AHEAD);
-        (ListingSender(sender), Self { batches, ended: false })
+        (
+            ListingSender(sender),
+            Self {
+                batches,
+                ended: false,
+            },
+        )
     }
 
     /// A complete listing of nothing.
     #[must_use]
     pub fn empty() -> Self {
         let (_sender, batches) = mpsc::channel(1);
-        Self { batches, ended: true }
+        Self {
+            batches,
+            ended: true,
+        }
     }
 
     /// The next items, or nothing at the end. Never an empty batch.
@@ -115,7 +124,10 @@ impl Listing {
             None => {
                 self.ended = true;
                 let reason = "the listing broke off".to_owned();
-                Some(vec![TreeItem::Incomplete(Incomplete { below: None, reason })])
+                Some(vec![TreeItem::Incomplete(Incomplete {
+                    below: None,
+                    reason,
+                })])
             }
         }
     }

@@ -80,11 +80,7 @@ pub trait Upload: Send + fmt::Debug {
     ///
     /// # Errors
     /// If the length is not `length`, or any byte did not arrive.
-    async fn stage(
-        self: Box<Self>,
-        length: u64,
-        hash: ContentHash,
-    ) -> Result<Staged, RemoteError>;
+    async fn stage(self: Box<Self>, length: u64, hash: ContentHash) -> Result<Staged, RemoteError>;
 
     /// Stops in order to go on later: saves the last checkpoint and keeps what was staged.
     async fn suspend(self: Box<Self>);
@@ -105,7 +101,9 @@ pub struct Staged {
 
 impl fmt::Debug for Staged {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Staged").field("path", &self.path).finish_non_exhaustive()
+        f.debug_struct("Staged")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
     }
 }
 

@@ -3,7 +3,7 @@
 //! Constraints: names come through [`knarr_core::path::printable`]; JSON is one object a line, or one
 //! object in all; tables are aligned by characters and streamed in bounded batches.
 
-use std::io::{self, BufWriter, Stdout, Write};
+use std::io::{self, BufWriter, Stdout, Write as _};
 
 use serde::Serialize;
 

@@ -469,5 +469,4 @@ fn name_matches(pattern: &str, name: &str) -> bool {
 }
 
 #[cfg(test)]
-#[path = "config_tests.rs"]
 mod tests;

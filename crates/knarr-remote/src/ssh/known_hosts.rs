@@ -411,5 +411,4 @@ fn certificate_fault(certificate: &Certificate, host: &str, now_seconds: u64) ->
 }
 
 #[cfg(test)]
-#[path = "known_hosts_tests.rs"]
 mod tests;

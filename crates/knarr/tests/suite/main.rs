@@ -2,6 +2,7 @@
 
 mod configuration;
 mod endpoints;
+mod faults;
 mod help;
 mod init;
 mod look;

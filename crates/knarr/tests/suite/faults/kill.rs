@@ -26,7 +26,11 @@ const WINDOW: u64 = 32 * MIB;
 
 fn world() -> Place {
     let place = Place::new();
-    TreeBuilder::new(1).files(150).directories(8).sizes(0..=8192).build(&place.path("in"));
+    TreeBuilder::new(1)
+        .files(150)
+        .directories(8)
+        .sizes(0..=8192)
+        .build(&place.path("in"));
     large_file(&place.path("in/dir-0000/large"), 2, LARGE);
     place
 }
@@ -69,7 +73,12 @@ impl Ordeal<'_> {
             passed(&Passage { kills });
             left -= kills;
             self.place.check_end(&command, &source, &self.on_disk);
-            assert_eq!(litter(&self.on_disk), Vec::<String>::new(), "seed {}", self.seed);
+            assert_eq!(
+                litter(&self.on_disk),
+                Vec::<String>::new(),
+                "seed {}",
+                self.seed
+            );
         }
     }
 
@@ -84,13 +93,19 @@ impl Ordeal<'_> {
             };
             match kill_after(&mut self.place.quiet(command), limit).unwrap() {
                 Some(status) => {
-                    assert!(status.success(), "seed {}: {}", self.seed, self.place.said());
+                    assert!(
+                        status.success(),
+                        "seed {}: {}",
+                        self.seed,
+                        self.place.said()
+                    );
                     return kills;
                 }
                 None => kills += 1,
             }
             assert!(kills <= most, "seed {}: it does not end", self.seed);
-            self.place.check_record(&self.on_disk, &format!("seed {} after a kill", self.seed));
+            self.place
+                .check_record(&self.on_disk, &format!("seed {} after a kill", self.seed));
         }
     }
 
@@ -117,7 +132,12 @@ fn k1_k2_k3_k7_r01_a_copy_to_a_directory_survives_kill_9_at_random_times() {
     let place = world();
     let on_disk = place.path("out");
     fs::create_dir(&on_disk).unwrap();
-    let ordeal = Ordeal { place: &place, destination: "out", on_disk, seed: 101 };
+    let ordeal = Ordeal {
+        place: &place,
+        destination: "out",
+        on_disk,
+        seed: 101,
+    };
     ordeal.survive(|| {}, |_passage| {});
 }
 
@@ -126,7 +146,10 @@ fn k1_k2_k3_k7_k9_r01_a_copy_to_sftp_survives_kill_9_and_sends_one_window_again_
     let server = Sshd::start();
     let proxy = FaultProxy::to_port(server.port()).start();
     let place = world();
-    place.write("knarr.yaml", format!("endpoints:\n{}", sftp_endpoint(&server, proxy.port())));
+    place.write(
+        "knarr.yaml",
+        format!("endpoints:\n{}", sftp_endpoint(&server, proxy.port())),
+    );
     let ordeal = Ordeal {
         place: &place,
         destination: "partner:",
@@ -140,7 +163,11 @@ fn k1_k2_k3_k7_k9_r01_a_copy_to_sftp_survives_kill_9_and_sends_one_window_again_
         |passage| {
             let sent = sent() - began.get();
             let most = LARGE + LARGE / 50 + SMALL + passage.kills * (WINDOW + SMALL);
-            assert!(sent <= most, "{} kills: {sent} bytes were sent, at most {most}", passage.kills);
+            assert!(
+                sent <= most,
+                "{} kills: {sent} bytes were sent, at most {most}",
+                passage.kills
+            );
         },
     );
 }
@@ -150,7 +177,13 @@ fn k1_k3_k7_k9_r01_a_copy_to_s3_survives_kill_9_and_sends_no_finished_part_again
     let server = S3sFs::start();
     let proxy = HttpFaultProxy::start(server.address());
     let place = world();
-    place.write("knarr.yaml", format!("endpoints:\n{}", s3_endpoint(&server, &proxy.endpoint_url())));
+    place.write(
+        "knarr.yaml",
+        format!(
+            "endpoints:\n{}",
+            s3_endpoint(&server, &proxy.endpoint_url())
+        ),
+    );
     let ordeal = Ordeal {
         place: &place,
         destination: "bucket:",
@@ -171,8 +204,16 @@ fn k1_k3_k7_k9_r01_a_copy_to_s3_survives_kill_9_and_sends_no_finished_part_again
             let all = numbers.len();
             numbers.dedup();
             let again = u64::try_from(all - numbers.len()).unwrap();
-            assert_eq!(numbers.len(), 10, "48 MiB are ten parts of 5 MiB: {answered:?}");
-            assert!(again <= passage.kills, "{} kills: {answered:?}", passage.kills);
+            assert_eq!(
+                numbers.len(),
+                10,
+                "48 MiB are ten parts of 5 MiB: {answered:?}"
+            );
+            assert!(
+                again <= passage.kills,
+                "{} kills: {answered:?}",
+                passage.kills
+            );
         },
     );
 }
@@ -189,7 +230,11 @@ fn k1_r01_what_was_finished_before_a_kill_is_not_sent_again() {
     TreeBuilder::new(3).files(50).build(&place.path("in"));
     place.run(&["copy", "in", "out"]).good();
     large_file(&place.path("in/more"), 4, 8 * MIB);
-    let done = kill_after(&mut place.quiet(&["copy", "in", "out"]), Duration::from_millis(5)).unwrap();
+    let done = kill_after(
+        &mut place.quiet(&["copy", "in", "out"]),
+        Duration::from_millis(5),
+    )
+    .unwrap();
     let last = place.run(&["copy", "in", "out", "--json"]);
     let sent = report(&last)["sent_bytes"].as_u64().unwrap();
     assert!(sent <= 8 * MIB, "{done:?} {last:?}");

@@ -21,7 +21,10 @@ fn world(server: &Sshd, port: u16) -> Place {
     let place = Place::new();
     TreeBuilder::new(11).files(40).build(&place.path("in"));
     large_file(&place.path("in/large"), 12, LARGE);
-    place.write("knarr.yaml", format!("endpoints:\n{}", sftp_endpoint(server, port)));
+    place.write(
+        "knarr.yaml",
+        format!("endpoints:\n{}", sftp_endpoint(server, port)),
+    );
     place
 }
 
@@ -49,17 +52,25 @@ fn check(place: &Place, server: &Sshd, done: &Done, interruptions: u64, sent: u6
     assert_eq!(report(done)["failed"], 0, "{done:?}");
     let most = LARGE + LARGE / 50 + 2 * MIB + interruptions * (WINDOW + 2 * MIB);
     assert!(sent <= most, "{sent} bytes were sent, at most {most}");
-    place.check_end(&["copy", "in", "partner:"], &place.path("in"), &server.data_directory());
+    place.check_end(
+        &["copy", "in", "partner:"],
+        &place.path("in"),
+        &server.data_directory(),
+    );
     assert_eq!(litter(&server.data_directory()), Vec::<String>::new());
 }
 
 #[test]
 fn k2_k9_r43_a_server_killed_and_restarted_in_the_middle_of_a_file_gets_the_rest() {
     let mut server = Sshd::start();
-    let proxy = FaultProxy::to_port(server.port()).throttle(40 * MIB).start();
+    let proxy = FaultProxy::to_port(server.port())
+        .throttle(40 * MIB)
+        .start();
     let place = world(&server, proxy.port());
     let done = copy_under(&place, &mut server, |server| {
-        wait_until(PATIENCE, "the middle of the file", || proxy.counters().to_server > LARGE / 2);
+        wait_until(PATIENCE, "the middle of the file", || {
+            proxy.counters().to_server > LARGE / 2
+        });
         server.kill();
         server.restart();
     });
@@ -69,10 +80,10 @@ fn k2_k9_r43_a_server_killed_and_restarted_in_the_middle_of_a_file_gets_the_rest
 #[test]
 fn k2_k9_r41_connections_that_are_reset_again_and_again_do_not_stop_a_copy() {
     let mut server = Sshd::start();
-    let reset = |connection, after_bytes| Fault {
+    let reset = |connection, at_byte| Fault {
         connection: Some(connection),
         direction: Direction::ToServer,
-        after_bytes,
+        at_byte,
         action: Action::Reset,
     };
     let proxy = FaultProxy::to_port(server.port())
@@ -87,10 +98,14 @@ fn k2_k9_r41_connections_that_are_reset_again_and_again_do_not_stop_a_copy() {
 #[test]
 fn k2_r42_a_line_that_says_nothing_for_a_while_only_delays() {
     let mut server = Sshd::start();
-    let proxy = FaultProxy::to_port(server.port()).throttle(40 * MIB).start();
+    let proxy = FaultProxy::to_port(server.port())
+        .throttle(40 * MIB)
+        .start();
     let place = world(&server, proxy.port());
     let done = copy_under(&place, &mut server, |server| {
-        wait_until(PATIENCE, "the middle of the file", || proxy.counters().to_server > LARGE / 2);
+        wait_until(PATIENCE, "the middle of the file", || {
+            proxy.counters().to_server > LARGE / 2
+        });
         server.freeze_sessions();
         let seen = proxy.counters().to_client;
         // A frozen server answers nothing; a second of that.
@@ -110,14 +125,22 @@ fn r47_a_slow_line_is_waited_for() {
         .start();
     let place = Place::new();
     TreeBuilder::new(13).files(30).build(&place.path("in"));
-    place.write("knarr.yaml", format!("endpoints:\n{}", sftp_endpoint(&server, proxy.port())));
+    place.write(
+        "knarr.yaml",
+        format!("endpoints:\n{}", sftp_endpoint(&server, proxy.port())),
+    );
     let done = copy_under(&place, &mut server, |_server| {});
     assert_eq!(done.code, 0, "{done:?}");
-    assert_same_tree(&place.path("in"), &server.data_directory(), &Compare::content());
+    assert_same_tree(
+        &place.path("in"),
+        &server.data_directory(),
+        &Compare::content(),
+    );
 }
 
 #[test]
-fn r41_a_server_that_refuses_every_connection_is_told_with_exit_code_4_and_later_the_copy_goes_on() {
+fn r41_a_server_that_refuses_every_connection_is_told_with_exit_code_4_and_later_the_copy_goes_on()
+{
     let mut server = Sshd::start();
     let proxy = FaultProxy::to_port(server.port()).start();
     let place = world(&server, proxy.port());
@@ -134,7 +157,9 @@ fn r41_a_server_that_refuses_every_connection_is_told_with_exit_code_4_and_later
 fn h50_r43_a_host_key_that_changed_between_two_runs_stops_at_once_with_its_own_message() {
     let mut server = Sshd::start();
     let place = world(&server, server.port());
-    place.run(&["copy", "in", "partner:", "--exclude", "large"]).good();
+    place
+        .run(&["copy", "in", "partner:", "--exclude", "large"])
+        .good();
     server.restart_with_new_host_keys();
     let done = place.run(&["copy", "in", "partner:"]);
     assert_eq!(done.code, 4, "{done:?}");
@@ -145,13 +170,20 @@ fn h50_r43_a_host_key_that_changed_between_two_runs_stops_at_once_with_its_own_m
 #[test]
 fn h50_r43_a_host_key_that_changes_in_the_middle_of_a_file_is_no_reason_to_try_again() {
     let mut server = Sshd::start();
-    let proxy = FaultProxy::to_port(server.port()).throttle(40 * MIB).start();
+    let proxy = FaultProxy::to_port(server.port())
+        .throttle(40 * MIB)
+        .start();
     let place = world(&server, proxy.port());
     let done = copy_under(&place, &mut server, |server| {
-        wait_until(PATIENCE, "the middle of the file", || proxy.counters().to_server > LARGE / 2);
+        wait_until(PATIENCE, "the middle of the file", || {
+            proxy.counters().to_server > LARGE / 2
+        });
         server.restart_with_new_host_keys();
     });
     assert_ne!(done.code, 0, "{done:?}");
-    assert!(done.stderr.contains("host key") || done.stderr.contains("fingerprint"), "{done:?}");
+    assert!(
+        done.stderr.contains("host key") || done.stderr.contains("fingerprint"),
+        "{done:?}"
+    );
     assert!(!server.data_directory().join("large").exists());
 }

@@ -42,7 +42,12 @@ impl Site<'_> {
         if !self.state.join("knarr.db").exists() {
             return None;
         }
-        let output = self.place.command(arguments).env("KNARR_STATE", self.state).output().unwrap();
+        let output = self
+            .place
+            .command(arguments)
+            .env("KNARR_STATE", self.state)
+            .output()
+            .unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {errors}");
         assert!(!errors.contains("damaged"), "{errors}");
@@ -78,7 +83,11 @@ impl Site<'_> {
             let there = fs::read(self.destination.join(path))
                 .unwrap_or_else(|error| panic!("{context}: recorded, but {path}: {error}"));
             let same = blake3::hash(&there).to_hex().as_str() == hash;
-            assert!(same, "{context}: {path} is on record and is not whole: {} bytes", there.len());
+            assert!(
+                same,
+                "{context}: {path} is on record and is not whole: {} bytes",
+                there.len()
+            );
             checked += 1;
         }
         checked
@@ -89,18 +98,33 @@ impl Site<'_> {
         let recorded = self.check_record(context);
         if let Some(status) = ended {
             assert!(status.success(), "{context}: {}", self.place.said());
-            assert_eq!(u64::try_from(recorded).unwrap(), files, "{context}: done, and not on record");
+            assert_eq!(
+                u64::try_from(recorded).unwrap(),
+                files,
+                "{context}: done, and not on record"
+            );
         }
         TornReader::check_once(&self.place.path("in"), self.destination);
         for moves in ["some", "none"] {
             let arguments = ["copy", "in", self.destination.to_str().unwrap(), "--json"];
-            let printed = self.place.command(&arguments).env("KNARR_STATE", self.state).output().unwrap();
+            let printed = self
+                .place
+                .command(&arguments)
+                .env("KNARR_STATE", self.state)
+                .output()
+                .unwrap();
             let errors = String::from_utf8_lossy(&printed.stderr);
             assert!(printed.status.success(), "{context}: {errors}");
             let report: serde_json::Value = serde_json::from_slice(&printed.stdout).unwrap();
             if moves == "none" {
-                assert_eq!(report["sent_bytes"], 0, "{context}: the next run moves nothing: {report}");
-                assert_eq!(report["created"], 0, "{context}: the next run moves nothing: {report}");
+                assert_eq!(
+                    report["sent_bytes"], 0,
+                    "{context}: the next run moves nothing: {report}"
+                );
+                assert_eq!(
+                    report["created"], 0,
+                    "{context}: the next run moves nothing: {report}"
+                );
             }
         }
         knarr_testkit::data::assert_same_tree(
@@ -113,7 +137,11 @@ impl Site<'_> {
 
 fn world() -> (Place, u64) {
     let place = Place::new();
-    let small = TreeBuilder::new(7).files(150).directories(6).sizes(0..=6000).build(&place.path("in"));
+    let small = TreeBuilder::new(7)
+        .files(150)
+        .directories(6)
+        .sizes(0..=6000)
+        .build(&place.path("in"));
     large_file(&place.path("in/dir-0001/large"), 8, 6 << 20);
     (place, small.files + 1)
 }
@@ -122,7 +150,11 @@ fn power_cuts(seed: u64, disks: &mut [LoopDisk], cuts: &[Cut]) {
     let (place, files) = world();
     let destination = disks.first().unwrap().path().join("out");
     let state = disks.last().unwrap().path().join("state");
-    let site = Site { place: &place, destination: &destination, state: &state };
+    let site = Site {
+        place: &place,
+        destination: &destination,
+        state: &state,
+    };
     let began = Instant::now();
     let ended = site.copy_and_cut(super::support::PATIENCE, || {});
     let longest = u64::try_from(began.elapsed().as_micros()).unwrap();
@@ -136,7 +168,10 @@ fn power_cuts(seed: u64, disks: &mut [LoopDisk], cuts: &[Cut]) {
             }
         }
         // What the last round did must not be on its way to the disk any more.
-        let synced = Command::new("sync").arg("-f").args(disks.iter().map(LoopDisk::path)).status();
+        let synced = Command::new("sync")
+            .arg("-f")
+            .args(disks.iter().map(LoopDisk::path))
+            .status();
         assert!(synced.unwrap().success());
         let delay = Duration::from_micros(random.below(longest + longest / 8));
         let ended = site.copy_and_cut(delay, || {

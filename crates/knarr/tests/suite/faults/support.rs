@@ -94,7 +94,9 @@ impl Place {
             return 0;
         }
         self.run(&["audit", "verify"]).good();
-        let records = self.run(&["history", "--files", "--json", "--limit", "1000000"]).good();
+        let records = self
+            .run(&["history", "--files", "--json", "--limit", "1000000"])
+            .good();
         let mut checked = 0;
         for line in records.lines() {
             let record: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -137,7 +139,10 @@ fn with_keys(command: &mut Command) {
     // Those of every S3 server of the testkit.
     command
         .env("FAULTS_ACCESS_KEY", "KNARRTESTACCESSKEY01")
-        .env("FAULTS_SECRET_KEY", "knarr-test-secret-key-0123456789abcdef01");
+        .env(
+            "FAULTS_SECRET_KEY",
+            "knarr-test-secret-key-0123456789abcdef01",
+        );
 }
 
 /// A node that is stopped when the test ends, however it ends.
@@ -146,7 +151,11 @@ pub(super) struct Running(Option<Child>);
 impl Running {
     /// Starts `knarr run`, which logs to a file.
     pub(super) fn start(place: &Place) -> Self {
-        let log = fs::File::options().create(true).append(true).open(place.path("log")).unwrap();
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(place.path("log"))
+            .unwrap();
         let mut command = place.quiet(&["run"]);
         Self(Some(command.stderr(log).spawn().unwrap()))
     }
@@ -215,7 +224,11 @@ impl TornReader {
         let expected = read_tree(source, true).unwrap();
         let (mut seen, mut torn) = (HashMap::new(), Vec::new());
         look(destination, destination, &expected, &mut seen, &mut torn);
-        assert_eq!(torn, Vec::<String>::new(), "torn files are under final names");
+        assert_eq!(
+            torn,
+            Vec::<String>::new(),
+            "torn files are under final names"
+        );
     }
 
     /// Stops, and checks that nothing torn was seen.
@@ -223,7 +236,11 @@ impl TornReader {
     pub(super) fn finish(self) {
         self.stop.store(true, Ordering::Relaxed);
         let torn = self.thread.join().unwrap();
-        assert_eq!(torn, Vec::<String>::new(), "torn files were visible under final names");
+        assert_eq!(
+            torn,
+            Vec::<String>::new(),
+            "torn files were visible under final names"
+        );
     }
 }
 
@@ -249,7 +266,12 @@ fn look(
         if kind.is_dir() {
             look(root, &path, expected, seen, torn);
         } else if let Err(error) = look_at(root, &path, expected, seen, torn) {
-            assert_eq!(error.kind(), io::ErrorKind::NotFound, "{}: {error}", path.display());
+            assert_eq!(
+                error.kind(),
+                io::ErrorKind::NotFound,
+                "{}: {error}",
+                path.display()
+            );
         }
     }
 }
@@ -269,7 +291,12 @@ fn look_at(
     }
     let mut hasher = blake3::Hasher::new();
     let length = io::copy(&mut file, &mut hasher)?;
-    let name = path.strip_prefix(root).unwrap().as_os_str().to_owned().into_vec();
+    let name = path
+        .strip_prefix(root)
+        .unwrap()
+        .as_os_str()
+        .to_owned()
+        .into_vec();
     match expected.get(&name) {
         Some(Node::File { size, hash, .. }) if *size == length && *hash == hasher.finalize() => {
             seen.insert(path.to_owned(), version);
@@ -283,5 +310,9 @@ fn look_at(
 pub(super) fn litter(root: &Path) -> Vec<String> {
     let names = read_tree(root, true).unwrap();
     let staged = |name: &&Vec<u8>| name.windows(7).any(|part| part == b".knarr-");
-    names.keys().filter(staged).map(|name| name.escape_ascii().to_string()).collect()
+    names
+        .keys()
+        .filter(staged)
+        .map(|name| name.escape_ascii().to_string())
+        .collect()
 }

@@ -11,8 +11,19 @@ use super::support::litter;
 use crate::program::Place;
 
 const CALLS: [&str; 13] = [
-    "mkdirat", "write", "pwrite64", "copy_file_range", "ftruncate", "utimensat", "fchmod", "fsync",
-    "fdatasync", "syncfs", "renameat2", "linkat", "unlinkat",
+    "mkdirat",
+    "write",
+    "pwrite64",
+    "copy_file_range",
+    "ftruncate",
+    "utimensat",
+    "fchmod",
+    "fsync",
+    "fdatasync",
+    "syncfs",
+    "renameat2",
+    "linkat",
+    "unlinkat",
 ];
 
 #[test]
@@ -42,22 +53,38 @@ fn k1_k2_k3_k7_r07_killed_at_any_system_call_a_copy_of_three_files_is_finished_b
         },
         |point| {
             let context = format!("{} #{}", point.system_call, point.nth);
-            assert!(point.injected || point.status.success(), "{context}: {}", point.stderr);
+            assert!(
+                point.injected || point.status.success(),
+                "{context}: {}",
+                point.stderr
+            );
             for name in ["a", "sub/b", "sub/deep/c"] {
                 if let Ok(there) = fs::read(destination.join(name)) {
-                    assert_eq!(there, fs::read(source.join(name)).unwrap(), "{context}: {name} is torn");
+                    assert_eq!(
+                        there,
+                        fs::read(source.join(name)).unwrap(),
+                        "{context}: {name} is torn"
+                    );
                 }
             }
             place.run(&["audit", "verify"]).good();
             let rerun = place.run(&command);
             assert_eq!(rerun.code, 0, "{context}: {rerun:?}");
-            let records = place.run(&["history", "--files", "--json", "--path", "sub/b"]).good();
-            assert!(records.contains("\"sub/b\""), "{context}: no record of sub/b");
+            let records = place
+                .run(&["history", "--files", "--json", "--path", "sub/b"])
+                .good();
+            assert!(
+                records.contains("\"sub/b\""),
+                "{context}: no record of sub/b"
+            );
             place.check_end(&command, &source, &destination);
             assert_eq!(litter(&destination), Vec::<String>::new(), "{context}");
         },
     );
-    assert!(killed > 30, "only {killed} calls were visited: the sweep misses the commit path");
+    assert!(
+        killed > 30,
+        "only {killed} calls were visited: the sweep misses the commit path"
+    );
 }
 
 fn copy_directory(place: &Place, from: &str, to: &str) {
