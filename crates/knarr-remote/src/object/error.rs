@@ -4,10 +4,13 @@
 //! message of the store's answer, cut and made printable (H-25, H-06). The code decides before the
 //! status, as the stores agree more on codes.
 
+use std::error::Error as _;
+
 use knarr_core::RelPath;
 use knarr_core::path::printable;
 use object_store::client::{HttpError, HttpErrorKind};
 
+use super::http::BadAnswer;
 use super::xml;
 use crate::error::{ErrorKind, RemoteError, Retry};
 
@@ -27,6 +30,8 @@ pub(super) struct Failure {
     transport: Option<HttpErrorKind>,
     /// What is known without an answer.
     kind: Option<ErrorKind>,
+    /// Whether the store has other bytes than were sent: then no look at it can turn it into a success.
+    corrupt: bool,
 }
 
 impl Failure {
@@ -40,12 +45,23 @@ impl Failure {
             message,
             transport: None,
             kind: None,
+            corrupt: false,
         }
     }
 
     /// No answer.
     pub(super) fn transport(error: &HttpError) -> Self {
+        let bad = error
+            .source()
+            .and_then(|source| source.downcast_ref::<BadAnswer>());
+        if let Some(BadAnswer::Checksum { .. }) = bad {
+            return Self {
+                corrupt: true,
+                ..Self::of(ErrorKind::Protocol, deepest(error))
+            };
+        }
         Self {
+            corrupt: false,
             status: None,
             code: None,
             message: deepest(error),
@@ -62,6 +78,7 @@ impl Failure {
             message: message.into(),
             transport: None,
             kind: Some(kind),
+            corrupt: false,
         }
     }
 
@@ -119,6 +136,9 @@ impl Failure {
 
     /// Whether the store may have done what was asked all the same.
     pub(super) fn is_unclear(&self) -> bool {
+        if self.corrupt {
+            return false;
+        }
         if self.kind == Some(ErrorKind::Protocol) {
             return true;
         }

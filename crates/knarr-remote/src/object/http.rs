@@ -97,9 +97,11 @@ impl fmt::Debug for Patient {
 
 /// Why an answer does not count.
 #[derive(Debug, thiserror::Error)]
-enum BadAnswer {
+pub(super) enum BadAnswer {
+    /// There was none in time.
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
+    /// The server has other bytes than were sent.
     #[error("the server computed another {algorithm} checksum ({theirs}) than was sent ({ours})")]
     Checksum {
         algorithm: &'static str,

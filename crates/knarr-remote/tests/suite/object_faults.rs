@@ -1,10 +1,11 @@
 //! The object store remote when answers fail, lie or do not come.
 
 use bytes::Bytes;
+use knarr_core::entry::Kind;
 use knarr_core::tree::TreeItem;
 use knarr_remote::conformance::{RecordingSink, pattern, put, read_all, relative, try_put};
 use knarr_remote::object::{ObjectOptions, ObjectRemote};
-use knarr_remote::{ErrorKind, ListOptions, ReadOptions, Remote as _, Replace, Retry};
+use knarr_remote::{ErrorKind, ListOptions, ReadOptions, Remote as _, Removal, Replace, Retry};
 use knarr_testkit::http_fault::{Answer, HttpAction, HttpFaultProxy, Rule};
 use knarr_testkit::s3::{Moto, S3Server, S3sFs};
 
@@ -146,10 +147,13 @@ async fn put_large_with(rule: Rule) -> (HttpFaultProxy, Moto) {
     let remote = through(&server, &proxy).await;
     proxy.rule(rule);
     let content = pattern(3, LENGTH);
+    let t = std::time::Instant::now();
     let committed = put(&remote, "big", content.clone()).await;
+    eprintln!("PUT TOOK {:?} {:#?}", t.elapsed(), proxy.requests());
     assert_eq!(committed.entry.size, LENGTH as u64);
     assert_content(&remote, "big", &content).await;
     settled(&proxy).await;
+    eprintln!("ALL {:?} {:#?}", t.elapsed(), proxy.requests());
     (proxy, server)
 }
 
@@ -500,4 +504,84 @@ async fn an_upload_that_nobody_will_finish_can_be_given_up_by_its_saved_state() 
         .count();
     assert_eq!(aborts, 2);
     fresh.abort_upload("nonsense").await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_store_that_has_another_checksum_than_was_sent_has_not_got_the_file() {
+    let server = Moto::start();
+    let proxy = HttpFaultProxy::start(server.address());
+    let remote = through(&server, &proxy).await;
+    for length in [1_000, LENGTH] {
+        let answer = Answer {
+            status: 200,
+            headers: vec![
+                ("ETag".to_owned(), "\"0\"".to_owned()),
+                (
+                    "x-amz-checksum-crc64nvme".to_owned(),
+                    "AAAAAAAAAAA=".to_owned(),
+                ),
+            ],
+            body: String::new(),
+        };
+        proxy.rule(Rule::on("PUT", HttpAction::AnswerAfterwards(answer)).always());
+        let path = relative("data");
+        let options = write_options(&path, Some(length as u64), Replace::Anything);
+        let error = try_put(&remote, &path, options, &pattern(1, length))
+            .await
+            .unwrap_err();
+        assert_eq!(
+            (error.kind, error.retry),
+            (ErrorKind::Protocol, Retry::Later),
+            "{error}"
+        );
+        assert!(error.to_string().contains("checksum"), "{error}");
+        proxy.clear_rules();
+    }
+}
+
+#[tokio::test]
+async fn h60_a_report_on_keys_that_were_not_removed_is_an_error_and_no_panic() {
+    let server = Moto::start();
+    let proxy = HttpFaultProxy::start(server.address());
+    let remote = through(&server, &proxy).await;
+    let removal = |path: &str| Removal {
+        path: relative(path),
+        kind: Kind::File,
+        seen: None,
+    };
+    let removals = [removal("a"), removal("b")];
+    for body in [
+        "<DeleteResult><Error><Key>in/other</Key><Code>X</Code><Message>m</Message></Error></DeleteResult>",
+        "<DeleteResult>",
+        "no answer",
+    ] {
+        let answer = Answer {
+            status: 200,
+            headers: Vec::new(),
+            body: body.to_owned(),
+        };
+        proxy.rule(
+            Rule::on("POST", HttpAction::Answer(answer))
+                .containing("delete")
+                .always(),
+        );
+        for result in remote.remove(&removals).await {
+            result.unwrap_err();
+        }
+        proxy.clear_rules();
+    }
+    let body = "<DeleteResult><Deleted><Key>in/a</Key></Deleted><Error><Key>in/b</Key>\
+                <Code>AccessDenied</Code><Message>m</Message></Error></DeleteResult>";
+    let answer = Answer {
+        status: 200,
+        headers: Vec::new(),
+        body: body.to_owned(),
+    };
+    proxy.rule(Rule::on("POST", HttpAction::Answer(answer)).containing("delete"));
+    let results = remote.remove(&removals).await;
+    results[0].as_ref().unwrap();
+    assert_eq!(
+        results[1].as_ref().unwrap_err().kind,
+        ErrorKind::PermissionDenied
+    );
 }

@@ -1,4 +1,9 @@
 //! The command line as a whole, run as a program.
+#![expect(
+    clippy::unwrap_used,
+    clippy::disallowed_methods,
+    reason = "a test may fail by panic, and plays the world outside"
+)]
 
 mod configuration;
 mod endpoints;
