@@ -456,7 +456,8 @@ pub(crate) fn adjusted_policy(
     if !links && policy.symlinks == knarr_core::plan::SymlinkPolicy::Keep {
         policy.symlinks = knarr_core::plan::SymlinkPolicy::Unsupported;
     }
-    // A move has to record what both sides have alike, to be allowed to remove it.
-    policy.adopt |= !matches!(after, After::Keep);
+    // Where the source goes afterwards, an equal size and time are not enough to say that the
+    // destination has it already (K4): contents are compared.
+    policy.checksum |= !matches!(after, After::Keep);
     policy
 }

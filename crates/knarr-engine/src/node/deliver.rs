@@ -155,6 +155,7 @@ impl Delivering {
             synced,
             look: false,
             left: None,
+            same: None,
             replaced: false,
         };
         let moved = match entry.kind {
@@ -162,6 +163,9 @@ impl Delivering {
             _ => self.put_file(&entry, &mut decided).await?,
         };
         let Some((destination_path, mut committed, facts)) = moved else {
+            if let Some(there) = decided.same {
+                return self.adopt(dirty, &entry, &there).await;
+            }
             let reason = decided.left.unwrap_or_else(|| "it was left".to_owned());
             return Ok(Outcome::Park(reason));
         };
@@ -206,6 +210,35 @@ impl Delivering {
         put::delivered(&self.context, &entry, action);
         if self.context.removes_source() {
             crate::dispose::dispose(&self.context, &entry)
+                .await
+                .map_err(PutError::Engine)?;
+        }
+        Ok(outcome)
+    }
+
+    /// Records what an earlier attempt delivered and could not record.
+    async fn adopt(
+        &self,
+        dirty: &Dirty,
+        entry: &Entry,
+        there: &Entry,
+    ) -> Result<Outcome, PutError> {
+        let mut record = self.custody(Action::Adopted, entry, dirty);
+        record.destination = self.shown(&there.path);
+        let synced = put::synced(Side::Destination, entry, there, &there.path, entry.hash);
+        let changes = vec![
+            Change::Synced(Box::new(synced)),
+            Change::Custody(Box::new(record)),
+        ];
+        let outcome = self.settle(dirty, changes).await?;
+        let (path, action) = (&dirty.path, Action::Adopted);
+        self.context.observer.event(&Event::Finished {
+            path,
+            action,
+            bytes: entry.size,
+        });
+        if self.context.removes_source() {
+            crate::dispose::dispose(&self.context, entry)
                 .await
                 .map_err(PutError::Engine)?;
         }

@@ -14,6 +14,8 @@ use crate::transfer::{RESUMABLE_FROM_BYTES, Target};
 enum Place {
     /// To this path, replacing this.
     Free(RelPath, Replace),
+    /// Nowhere: this is there, and it is the same; delivered by an attempt that could not record it.
+    Same(Entry),
     /// Nowhere: policy says to leave what is there.
     Leave(&'static str),
     /// Nowhere, and a person has to see why.
@@ -27,6 +29,8 @@ pub(crate) struct Decided {
     /// Whether to look at the destination first.
     pub(crate) look: bool,
     pub(crate) left: Option<String>,
+    /// What is there already and is the same.
+    pub(crate) same: Option<Entry>,
     pub(crate) replaced: bool,
 }
 
@@ -40,6 +44,10 @@ impl Delivering {
     ) -> Result<Option<Target>, PutError> {
         let (path, replace) = match self.place(entry, named, decided).await? {
             Place::Free(path, replace) => (path, replace),
+            Place::Same(there) => {
+                decided.same = Some(there);
+                return Ok(None);
+            }
             Place::Leave(reason) => {
                 decided.left = Some(reason.to_owned());
                 return Ok(None);
@@ -110,9 +118,13 @@ impl Delivering {
         };
         let policy = Policy {
             if_exists: self.job.if_exists,
-            adopt: false,
+            adopt: true,
             ..self.context.policy.clone()
         };
+        if !self.job.steps.is_empty() && self.job.if_exists == IfExists::Differs {
+            // What the steps make cannot be compared with what they are made from.
+            return Ok(Place::Free(path, Replace::Seen(there.fingerprint())));
+        }
         let ours = Entry {
             path: path.clone(),
             ..entry.clone()
@@ -123,6 +135,9 @@ impl Delivering {
                 knarr_core::plan::Beside::No => Place::Free(path, Replace::Seen(fingerprint)),
                 knarr_core::plan::Beside::Numbered => self.beside(path).await?,
             },
+            Some(Decision::Operation(Operation::Adopt { destination, .. })) => {
+                Place::Same(destination)
+            }
             Some(Decision::Problem(problem)) => Place::Refuse(problem.message),
             Some(Decision::Operation(_) | Decision::Conflict(_)) | None => Place::Leave(
                 "a file of this name is at the destination, and if_exists says to leave it",

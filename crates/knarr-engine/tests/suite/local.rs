@@ -140,6 +140,38 @@ async fn k4_a_move_removes_the_source_after_the_record_and_empties_its_directori
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k4_a_move_compares_contents_before_it_removes_what_is_there_already() {
+    let world = World::new();
+    for (name, there) in [("same", b"content"), ("other", b"CONTENT")] {
+        world.write(&format!("a/{name}"), b"content");
+        world.write(&format!("b/{name}"), there);
+        let mtime = std::fs::metadata(world.path("a").join(name))
+            .unwrap()
+            .modified()
+            .unwrap();
+        let file = std::fs::File::options()
+            .write(true)
+            .open(world.path("b").join(name))
+            .unwrap();
+        file.set_modified(mtime).unwrap();
+    }
+    let mut command = world.command(Mode::Copy);
+    command.after = After::Delete;
+    let report = world.run(command).await;
+    assert_eq!(
+        (report.adopted, report.updated),
+        (1, 1),
+        "{:?}",
+        world.seen.lines()
+    );
+    assert_eq!(std::fs::read_dir(world.path("a")).unwrap().count(), 0);
+    assert_eq!(
+        world.read("b/other").as_deref(),
+        Some(b"content".as_slice())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn k4_a_move_of_what_cannot_be_written_keeps_the_source() {
     let world = World::new();
     world.write("a/x/y", b"precious");

@@ -311,3 +311,29 @@ async fn r31_a_file_that_is_still_written_is_not_taken_before_it_is_closed() {
     .await;
     running.stop(&world).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k3_k7_what_was_delivered_but_not_recorded_is_recognised() {
+    let world = World::new();
+    world.write("a/x", b"the same");
+    world.write("b/x", b"the same");
+    let mtime = std::fs::metadata(world.path("a/x"))
+        .unwrap()
+        .modified()
+        .unwrap();
+    let there = std::fs::File::options()
+        .write(true)
+        .open(world.path("b/x"))
+        .unwrap();
+    there.set_modified(mtime).unwrap();
+    let running = Running::start(&world, job(&world));
+    eventually("that it is recognised", || {
+        actions(&world, "x")
+            .iter()
+            .any(|(action, _)| *action == Action::Adopted)
+    })
+    .await;
+    eventually("an empty queue", || queue_is_empty(&world)).await;
+    running.stop(&world).await;
+    assert_eq!(actions(&world, "x").len(), 1);
+}

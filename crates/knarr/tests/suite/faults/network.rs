@@ -181,9 +181,6 @@ fn h50_r43_a_host_key_that_changes_in_the_middle_of_a_file_is_no_reason_to_try_a
         server.restart_with_new_host_keys();
     });
     assert_ne!(done.code, 0, "{done:?}");
-    assert!(
-        done.stderr.contains("host key") || done.stderr.contains("fingerprint"),
-        "{done:?}"
-    );
+    assert!(done.stderr.to_lowercase().contains("host key"), "{done:?}");
     assert!(!server.data_directory().join("large").exists());
 }
