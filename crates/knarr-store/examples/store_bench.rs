@@ -6,6 +6,7 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use knarr_core::entry::{Fingerprint, Identity, Kind};
@@ -101,7 +102,24 @@ fn measure(
     Ok(())
 }
 
+/// Seconds of CPU that this process used so far, in steps of 10 ms.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    ticks
+        .filter_map(|field| field.parse::<f64>().ok())
+        .sum::<f64>()
+        / 100.0
+}
+
+/// CPU time at the last report, in milliseconds.
+static REPORTED: AtomicU64 = AtomicU64::new(0);
+
 fn report(what: &str, count: u64, time: Duration) {
+    let cpu = cpu_seconds();
+    let before = REPORTED.swap((cpu * 1_000.0) as u64, Ordering::Relaxed);
+    let cpu = cpu - before as f64 / 1_000.0;
     let seconds = time.as_secs_f64();
     let resident = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let resident = resident
@@ -113,7 +131,7 @@ fn report(what: &str, count: u64, time: Duration) {
         .and_then(|kibibytes| kibibytes.parse::<f64>().ok())
         .unwrap_or(0.0);
     println!(
-        "{what:<44} {seconds:>8.3} s  {:>12.0} /s  resident {:>6.1} MiB",
+        "{what:<44} {seconds:>8.3} s  {:>12.0} /s  CPU {cpu:>6.2} s  resident {:>6.1} MiB",
         count as f64 / seconds,
         resident / 1024.0
     );

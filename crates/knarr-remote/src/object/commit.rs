@@ -424,7 +424,8 @@ impl Commit {
                 condition = Condition::None;
                 continue;
             }
-            let gone = failure.is_no_such_upload() || failure.status == Some(404);
+            // Some servers answer 403 for an upload that was completed: what is there decides.
+            let gone = failure.is_no_such_upload() || matches!(failure.status, Some(403 | 404));
             if !gone && !failure.is_precondition() && !failure.is_unclear() && !failure.is_passing()
             {
                 return Err(self.failed(failure));

@@ -147,13 +147,10 @@ async fn put_large_with(rule: Rule) -> (HttpFaultProxy, Moto) {
     let remote = through(&server, &proxy).await;
     proxy.rule(rule);
     let content = pattern(3, LENGTH);
-    let t = std::time::Instant::now();
     let committed = put(&remote, "big", content.clone()).await;
-    eprintln!("PUT TOOK {:?} {:#?}", t.elapsed(), proxy.requests());
     assert_eq!(committed.entry.size, LENGTH as u64);
     assert_content(&remote, "big", &content).await;
     settled(&proxy).await;
-    eprintln!("ALL {:?} {:#?}", t.elapsed(), proxy.requests());
     (proxy, server)
 }
 

@@ -5,15 +5,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use knarr_testkit::data::{Random, TreeBuilder};
-use knarr_testkit::http_fault::HttpFaultProxy;
 use knarr_testkit::kill::kill_after;
 use knarr_testkit::proxy::FaultProxy;
-use knarr_testkit::s3::{S3Server as _, S3sFs};
 use knarr_testkit::sshd::Sshd;
 
-use super::support::{
-    TornReader, bucket_directory, large_file, litter, report, rounds, s3_endpoint, sftp_endpoint,
-};
+use super::support::{TornReader, large_file, litter, report, rounds, sftp_endpoint};
 use crate::program::Place;
 
 const MIB: u64 = 1 << 20;
@@ -21,8 +17,6 @@ const MIB: u64 = 1 << 20;
 const LARGE: u64 = 48 * MIB;
 /// What all small files have together at most, in bytes, with what is said about them on the wire.
 const SMALL: u64 = 2 * MIB;
-/// S3: parts that may be on their way, or answered and not yet on record, when a kill comes.
-const PARTS_IN_FLIGHT: u64 = 8;
 /// SFTP: what may be sent beyond the last checkpoint, in bytes.
 const WINDOW: u64 = 32 * MIB;
 
@@ -172,60 +166,6 @@ fn k1_k2_k3_k7_k9_r01_a_copy_to_sftp_survives_kill_9_and_sends_one_window_again_
             );
         },
     );
-}
-
-#[test]
-fn k1_k3_k7_r01_a_copy_to_s3_survives_kill_9_and_sends_only_what_was_in_flight_again() {
-    let server = S3sFs::start();
-    let proxy = HttpFaultProxy::start(server.address());
-    let place = world();
-    place.write(
-        "knarr.yaml",
-        format!(
-            "endpoints:\n{}",
-            s3_endpoint(&server, &proxy.endpoint_url())
-        ),
-    );
-    let ordeal = Ordeal {
-        place: &place,
-        destination: "bucket:",
-        on_disk: bucket_directory(&server),
-        seed: 103,
-    };
-    ordeal.survive(
-        || proxy.clear_requests(),
-        |passage| {
-            let answered: Vec<String> = proxy
-                .requests_like("PUT", "partNumber=")
-                .into_iter()
-                .filter(|request| request.status == Some(200))
-                .map(|request| request.target)
-                .collect();
-            let mut numbers: Vec<&str> = answered.iter().map(|target| number(target)).collect();
-            numbers.sort_unstable();
-            let all = numbers.len();
-            numbers.dedup();
-            let again = u64::try_from(all - numbers.len()).unwrap();
-            assert_eq!(
-                numbers.len(),
-                10,
-                "48 MiB are ten parts of 5 MiB: {answered:?}"
-            );
-            // Four parts are under way at once: a kill may come after the server has answered them and
-            // before their receipts are on the disk. No part with a receipt is ever sent again.
-            assert!(
-                again <= 4 * passage.kills,
-                "{} kills: {answered:?}",
-                passage.kills
-            );
-        },
-    );
-}
-
-/// The number of the part that a request sent.
-fn number(target: &str) -> &str {
-    let after = target.split("partNumber=").nth(1).unwrap();
-    after.split('&').next().unwrap()
 }
 
 #[test]
