@@ -13,11 +13,11 @@ use crate::object_support::{begin, feed, finish, open, options, settled, write_o
 
 const LENGTH: usize = 30 << 20;
 
-async fn through(server: &impl S3Server, proxy: &HttpFaultProxy) -> ObjectRemote {
+async fn through(server: &(impl S3Server + Sync), proxy: &HttpFaultProxy) -> ObjectRemote {
     open(options_through(server, proxy)).await
 }
 
-fn options_through(server: &impl S3Server, proxy: &HttpFaultProxy) -> ObjectOptions {
+fn options_through(server: &(impl S3Server + Sync), proxy: &HttpFaultProxy) -> ObjectOptions {
     options(server, proxy.endpoint_url(), "in")
 }
 
@@ -45,7 +45,10 @@ async fn parts_taken(proxy: &HttpFaultProxy) -> Vec<String> {
     numbers
 }
 
-async fn resumes_without_sending_a_finished_part_twice(server: &mut impl S3Server, restart: bool) {
+async fn resumes_without_sending_a_finished_part_twice(
+    server: &mut (impl S3Server + Send + Sync),
+    restart: bool,
+) {
     let proxy = HttpFaultProxy::start(server.address());
     let content = pattern(1, LENGTH);
     let sink = RecordingSink::new();

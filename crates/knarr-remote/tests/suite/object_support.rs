@@ -27,7 +27,11 @@ pub(crate) fn install_crypto() {
 }
 
 /// Options for a prefix of `server`'s bucket, through `endpoint`.
-pub(crate) fn options(server: &impl S3Server, endpoint: String, prefix: &str) -> ObjectOptions {
+pub(crate) fn options(
+    server: &(impl S3Server + Sync),
+    endpoint: String,
+    prefix: &str,
+) -> ObjectOptions {
     let mut place = S3Place::new(server.bucket().to_owned());
     place.endpoint = Some(endpoint);
     place.region = Some(server.region().to_owned());
@@ -47,7 +51,7 @@ pub(crate) async fn open(options: ObjectOptions) -> ObjectRemote {
     ObjectRemote::open(options).await.unwrap()
 }
 
-pub(crate) async fn remote(server: &impl S3Server) -> ObjectRemote {
+pub(crate) async fn remote(server: &(impl S3Server + Sync)) -> ObjectRemote {
     open(options(server, server.endpoint_url(), "")).await
 }
 
