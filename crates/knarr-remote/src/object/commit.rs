@@ -31,6 +31,8 @@ use crate::error::{ErrorKind, RemoteError};
 use crate::remote::{ReadOptions, Reader as _, Replace};
 use crate::upload::{CheckpointSink, CheckpointUpdate, Committed, Committer, Staged};
 
+/// How often a request is sent whose connection breaks.
+const CUTS: u32 = 4;
 /// How often a completion is tried.
 const COMPLETIONS: u32 = 5;
 /// How many items of a batch are committed at once.
@@ -242,9 +244,8 @@ impl Commit {
             .await?)
     }
 
-    async fn whole(&self, payload: PutPayload) -> Result<Committed, RemoteError> {
-        let before = self.look_before().await?;
-        let mode = match (&self.object.replace, self.inner.conditions(), before) {
+    fn put_mode(&self, before: Option<ObjectMeta>) -> PutMode {
+        match (&self.object.replace, self.inner.conditions(), before) {
             (Replace::Anything, _, _) | (_, Conditions::Ignored, _) => PutMode::Overwrite,
             (Replace::Nothing, _, _) => PutMode::Create,
             (Replace::Seen(_), _, Some(meta)) if meta.e_tag.is_some() => {
@@ -254,34 +255,49 @@ impl Commit {
                 })
             }
             (Replace::Seen(_), _, _) => PutMode::Overwrite,
-        };
-        let put = match self.put(&payload, mode.clone()).await {
-            Err(failure) if failure.is_unsupported() && mode != PutMode::Overwrite => {
+        }
+    }
+
+    async fn whole(&self, payload: PutPayload) -> Result<Committed, RemoteError> {
+        let before = self.look_before().await?;
+        let mut mode = self.put_mode(before);
+        let mut attempt = 0;
+        loop {
+            let failure = match self.put(&payload, mode.clone()).await {
+                Ok(result) => {
+                    let probe = mode == PutMode::Create && payload.content_length() <= PROBE_LIMIT;
+                    let result = if probe && self.inner.begin_probe() {
+                        self.probe(&payload).await.unwrap_or(result)
+                    } else {
+                        result
+                    };
+                    return self.was_put(result).await;
+                }
+                Err(failure) => failure,
+            };
+            if failure.is_unsupported() && mode != PutMode::Overwrite {
                 self.inner.set_conditions(Conditions::Ignored);
-                if self.object.replace == Replace::Nothing {
-                    self.look_before().await?;
+                self.look_before().await?;
+                mode = PutMode::Overwrite;
+                continue;
+            }
+            if !failure.is_precondition() && !failure.is_unclear() {
+                return Err(self.failed(failure));
+            }
+            if failure.status == Some(412) {
+                self.inner.set_conditions(Conditions::Kept);
+            }
+            // The adapter does not repeat a conditional request whose connection broke, as it cannot
+            // tell its own object from another's. A server that has just refused one does that.
+            attempt += 1;
+            let again = failure.was_cut() && attempt < CUTS;
+            match self.unclear(&content_mark(self.object.hash), failure).await {
+                Err(error) if again => {
+                    tracing::debug!(path = %self.path, %error, "the commit is tried again");
+                    tokio::time::sleep(backoff(attempt)).await;
                 }
-                self.put(&payload, PutMode::Overwrite).await
+                outcome => return outcome,
             }
-            put => put,
-        };
-        match put {
-            Ok(result) => {
-                let probe = mode == PutMode::Create && payload.content_length() <= PROBE_LIMIT;
-                let result = if probe && self.inner.begin_probe() {
-                    self.probe(&payload).await.unwrap_or(result)
-                } else {
-                    result
-                };
-                self.was_put(result).await
-            }
-            Err(failure) if failure.is_precondition() || failure.is_unclear() => {
-                if failure.status == Some(412) {
-                    self.inner.set_conditions(Conditions::Kept);
-                }
-                self.unclear(&content_mark(self.object.hash), failure).await
-            }
-            Err(failure) => Err(self.failed(failure)),
         }
     }
 
@@ -292,7 +308,7 @@ impl Commit {
         let probed = self.put(payload, PutMode::Create).await;
         let (conditions, result) = match probed {
             Ok(result) => (Conditions::Ignored, Some(result)),
-            Err(failure) if failure.is_precondition() => (Conditions::Kept, None),
+            Err(failure) if failure.status == Some(412) => (Conditions::Kept, None),
             Err(failure) if failure.is_unsupported() => (Conditions::Ignored, None),
             Err(_passing) => (Conditions::Unknown, None),
         };

@@ -157,6 +157,12 @@ impl Failure {
         }
     }
 
+    /// Whether the connection broke before there was an answer.
+    pub(super) fn was_cut(&self) -> bool {
+        use HttpErrorKind::{Interrupted, Request, Unknown};
+        matches!(self.transport, Some(Interrupted | Request | Unknown))
+    }
+
     /// Whether the same request may work a moment later.
     pub(super) fn is_passing(&self) -> bool {
         self.kind.is_none() && self.transport.is_some()
