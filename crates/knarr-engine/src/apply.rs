@@ -48,6 +48,7 @@ impl Applying {
                 Change::ClearCheckpoint { to, path } => {
                     crate::checkpoint::clear(tx, self.label.base(*to), path)?;
                 }
+                Change::ClearIntent(intent) => tx.remove_intent(*intent)?,
                 Change::Settle { path, generation } => {
                     tx.settle(pair, path, *generation)?;
                 }

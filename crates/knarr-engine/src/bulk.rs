@@ -1,8 +1,9 @@
 //! The lane for many small files between two local directories.
 //!
 //! Whole batches are read, staged and committed in one blocking call each, with one flush a batch; two
-//! batches at a time, so that one waits for the disk while the other reads. What fails there goes the
-//! ordinary way, with its repetitions and its messages.
+//! batches at a time, so that one waits for the disk while the other reads. What a batch is about to make
+//! is noted before, in one row (K11). What fails there goes the ordinary way, with its repetitions and
+//! its messages.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use tokio::sync::Semaphore;
 
 use crate::context::{Context, Tally};
 use crate::error::EngineError;
-use crate::journal::Change;
+use crate::journal::{Change, intents};
 use crate::observer::Event;
 use crate::put::{self, Put};
 
@@ -104,6 +105,16 @@ pub(crate) async fn copy(
     if batch.is_empty() {
         return Ok(());
     }
+    let intended = batch
+        .iter()
+        .map(|put| {
+            let replaces = put.replaces.as_ref();
+            intents::delivery(put.to, &put.entry, &put.entry.path, replaces, None)
+        })
+        .collect();
+    // Before the turn comes: the store may be at the records of the batch before, and a turn that waits
+    // for it would leave the disk idle.
+    let intent = context.journal.intend(intended).await?;
     let Ok(_turn) = turns.acquire_owned().await else {
         return Ok(());
     };
@@ -117,7 +128,8 @@ pub(crate) async fn copy(
         return Err(EngineError::Internal("a batch of copies ended in a panic"));
     };
     let each = put::microseconds(context.clock.now(), started) / (batch.len() as u64).max(1);
-    let mut changes = Vec::with_capacity(batch.len() * 2);
+    let files = batch.len();
+    let mut changes = Vec::with_capacity(files * 2 + 1);
     let (mut done, mut again) = (Vec::with_capacity(batch.len()), Vec::new());
     for (put, result) in batch.into_iter().zip(results) {
         match result {
@@ -137,6 +149,10 @@ pub(crate) async fn copy(
             }
         }
     }
+    if done.len() == files {
+        changes.push(Change::ClearIntent(intent));
+    }
+    // Otherwise it stays open until the end of the run: what failed may have failed after the rename.
     context.journal.record(changes).await?;
     for (put, action) in &done {
         put::delivered(context, &put.entry, *action);

@@ -3,19 +3,19 @@
 //! Everything stands in the store's table of uploads: the backend's own text, and a row a part. How far a
 //! staged file is (a contiguous offset) is kept as the part [`OFFSET`], which no backend counts up to.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 use knarr_core::RelPath;
 use knarr_core::entry::Fingerprint;
 use knarr_remote::{
     CheckpointSink, CheckpointUpdate, ErrorKind, PartDone, RemoteError, ResumeState,
 };
-use knarr_store::uploads::{NewUpload, Part, StoredUpload};
+use knarr_store::uploads::{NewUpload, Part};
 use knarr_store::{PairId, Store, StoreError, Tx};
 
 /// The number under which the acknowledged offset stands.
 const OFFSET: u32 = u32::MAX;
-/// How long an upload that nobody goes on with is kept.
-const KEPT: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3600);
 
 /// Saves the checkpoints of one upload.
 #[derive(Debug, Clone)]
@@ -26,6 +26,8 @@ pub(crate) struct Checkpoints {
     pub(crate) path: RelPath,
     pub(crate) source: Fingerprint,
     pub(crate) total_bytes: u64,
+    /// How long it is kept when nobody goes on with it.
+    pub(crate) keep: Duration,
 }
 
 #[async_trait]
@@ -47,7 +49,7 @@ impl Checkpoints {
         match update {
             CheckpointUpdate::Started { state } => {
                 clear(tx, &self.endpoint, &self.path)?;
-                let expires_at = tx.now().after(KEPT);
+                let expires_at = tx.now().after(self.keep);
                 tx.begin_upload(&NewUpload {
                     pair: Some(self.pair),
                     endpoint: self.endpoint.clone(),
@@ -88,44 +90,71 @@ impl Checkpoints {
 
     fn add(&self, tx: &mut Tx<'_>, part: Part) -> Result<(), StoreError> {
         match tx.uploads_to(&self.endpoint, self.path.as_bytes())?.first() {
-            Some(upload) => tx.add_parts(upload.id, [&part]),
+            Some(upload) => {
+                tx.extend_upload(upload.id, tx.now().after(self.keep))?;
+                tx.add_parts(upload.id, [&part])
+            }
             // Forgotten meanwhile: then this part does not count.
             None => Ok(()),
         }
     }
 }
 
-/// What an earlier attempt saved, if it was about the same version of the source.
-pub(crate) async fn find(of: &Checkpoints) -> Result<Option<ResumeState>, StoreError> {
-    let of = of.clone();
-    let store = of.store.clone();
-    store
-        .read_async(move |reader| {
-            let uploads = reader.uploads_to(&of.endpoint, of.path.as_bytes())?;
-            let same = |upload: &&StoredUpload| {
-                upload.begun_as.source == of.source && upload.begun_as.total_bytes == of.total_bytes
-            };
-            let Some(upload) = uploads.iter().find(same) else {
-                return Ok(None);
-            };
-            let mut resume = ResumeState {
-                state: upload.begun_as.upload.clone(),
-                offset: 0,
-                parts: Vec::new(),
-            };
-            for part in reader.parts(upload.id)? {
-                match part.number {
-                    OFFSET => resume.offset = part.size,
-                    number => resume.parts.push(PartDone {
-                        number,
-                        size: part.size,
-                        receipt: part.receipt,
-                    }),
-                }
+/// What an earlier attempt saved.
+#[derive(Debug, Default)]
+pub(crate) struct Earlier {
+    /// To go on from: it was about the same version of the source. From now on it is kept anew.
+    pub(crate) resume: Option<ResumeState>,
+    /// Of other versions, and begun by this pair: nobody goes on with them.
+    pub(crate) worthless: Vec<String>,
+}
+
+/// Looks for what earlier attempts saved.
+pub(crate) async fn find(of: &Checkpoints) -> Result<Earlier, StoreError> {
+    let (looking, store) = (of.clone(), of.store.clone());
+    let found = store
+        .read_async(move |reader| reader.uploads_to(&looking.endpoint, looking.path.as_bytes()))
+        .await?;
+    let mut earlier = Earlier::default();
+    for upload in found {
+        let begun = &upload.begun_as;
+        let same = begun.source == of.source && begun.total_bytes == of.total_bytes;
+        if earlier.resume.is_some() {
+            break;
+        }
+        if !same {
+            if begun.pair == Some(of.pair) {
+                earlier.worthless.push(upload.begun_as.upload);
             }
-            Ok(Some(resume))
-        })
-        .await
+            continue;
+        }
+        let keep = of.keep;
+        let parts = store.transact(move |tx| {
+            tx.extend_upload(upload.id, tx.now().after(keep))?;
+            tx.parts(upload.id)
+        });
+        earlier.resume = Some(resume(begun.upload.clone(), parts.await?));
+    }
+    Ok(earlier)
+}
+
+fn resume(state: String, saved: Vec<Part>) -> ResumeState {
+    let mut resume = ResumeState {
+        state,
+        offset: 0,
+        parts: Vec::new(),
+    };
+    for part in saved {
+        match part.number {
+            OFFSET => resume.offset = part.size,
+            number => resume.parts.push(PartDone {
+                number,
+                size: part.size,
+                receipt: part.receipt,
+            }),
+        }
+    }
+    resume
 }
 
 /// Drops what was saved for a path.

@@ -7,13 +7,14 @@ use std::time::Duration;
 use knarr_core::job::{After, Verify};
 use knarr_core::plan::{Policy, Side};
 use knarr_core::retry::RetryPolicy;
-use knarr_core::{Clock, RelPath};
-use knarr_remote::{Remote, RemoteError, Retry};
+use knarr_core::{Clock, Entry, RelPath};
+use knarr_remote::{CheckpointSink, Remote, RemoteError, ResumeState, Retry};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::commit::CommitQueue;
+use crate::error::EngineError;
 use crate::journal::Journal;
 use crate::observer::{Event, Observer, Trouble};
 
@@ -55,6 +56,28 @@ impl Context {
     /// Whether the source loses the file afterwards.
     pub(crate) const fn removes_source(&self) -> bool {
         !matches!(self.after, After::Keep)
+    }
+
+    /// What an earlier attempt to write `path` from `entry` left to go on from, and where this one saves
+    /// how far it is. What attempts at other versions left is given up.
+    ///
+    /// # Errors
+    /// If the state cannot be read or written.
+    pub(crate) async fn checkpoints(
+        &self,
+        to: Side,
+        path: &RelPath,
+        entry: &Entry,
+    ) -> Result<(Option<ResumeState>, Arc<dyn CheckpointSink>), EngineError> {
+        let (earlier, sink) = self.journal.checkpoints(to, path, entry).await?;
+        if earlier.resume.is_none() {
+            for state in &earlier.worthless {
+                if let Err(error) = self.side(to).abandon(path, state).await {
+                    tracing::warn!(%path, %error, "what an earlier attempt left cannot be removed");
+                }
+            }
+        }
+        Ok((earlier.resume, sink))
     }
 
     /// Tells the observer about trouble.

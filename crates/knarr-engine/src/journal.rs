@@ -3,30 +3,33 @@
 //! A transaction returns when it is on the disk. Whoever calls [`Journal::record`] has committed the data
 //! before (K3) and calls nothing done before it returns (K1). Transactions of many tasks share flushes.
 
+mod care;
+pub(crate) mod intents;
+mod lanes;
+mod queue;
+mod removals;
+
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use knarr_core::entry::{Fingerprint, Identity};
-use knarr_core::plan::{MassDeletion, Side};
+use knarr_core::plan::Side;
 use knarr_core::record::{Action, CustodyRecord, Evidence};
-use knarr_core::run::RunEvent;
 use knarr_core::tree::Synced;
-use knarr_core::{Clock, Entry, Kind, RelPath, Timestamp};
-use knarr_remote::{CheckpointSink, ResumeState, StagedId};
-use knarr_store::deletions::Deletion;
-use knarr_store::dirty::{Dirty, Generation, Next, Seen};
-use knarr_store::endpoints::Reachable;
-use knarr_store::in_flight::InFlight;
-use knarr_store::runs::{NewRun, RunCounts, RunId};
+use knarr_core::{Clock, Entry, Kind, RelPath};
+use knarr_remote::StagedId;
+use knarr_store::dirty::Generation;
+use knarr_store::intents::IntentId;
+use knarr_store::runs::{NewRun, RunId};
 use knarr_store::synced::Recognise;
 use knarr_store::{PairId, Store, StoreError, Tx};
 
 use crate::apply::Applying;
-use crate::checkpoint::{self, Checkpoints};
 use crate::error::EngineError;
-use crate::holds::{held_record, hold_or_approved, new_hold, take_approval};
-use crate::node::Mark;
-use crate::oneshot::{Environment, Report};
-use crate::planning::Planned;
+use crate::oneshot::Environment;
+
+pub(crate) use care::Drifted;
 
 /// How a pair is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +75,8 @@ pub(crate) enum Change {
     },
     /// An upload is through; what was saved to resume it is dropped.
     ClearCheckpoint { to: Side, path: RelPath },
+    /// What was meant is on record.
+    ClearIntent(IntentId),
 }
 
 /// What one run writes to.
@@ -85,6 +90,9 @@ pub(crate) struct Journal {
     /// What staged names are derived from: this installation and this pair.
     owner: Arc<[u8]>,
     clock: Arc<dyn Clock>,
+    /// How many intents of this run are not on record yet.
+    open_intents: Arc<AtomicU64>,
+    keep_unfinished: Duration,
 }
 
 impl Journal {
@@ -140,7 +148,14 @@ impl Journal {
             two_way: label.job == "sync",
             owner,
             clock: Arc::clone(&environment.clock),
+            open_intents: Arc::default(),
+            keep_unfinished: environment.keep_unfinished,
         })
+    }
+
+    /// How long what an interrupted transfer left is kept.
+    pub(crate) const fn keep_unfinished(&self) -> Duration {
+        self.keep_unfinished
     }
 
     /// The number of the run.
@@ -161,6 +176,8 @@ impl Journal {
         if changes.is_empty() {
             return Ok(());
         }
+        let is_intent = |change: &&Change| matches!(change, Change::ClearIntent(_));
+        let cleared = changes.iter().filter(is_intent).count() as u64;
         let applying = Applying {
             pair: self.pair,
             recognise: if self.two_way {
@@ -173,7 +190,9 @@ impl Journal {
         self.store
             .transact(move |tx| applying.apply(tx, &changes))
             .await
-            .map_err(EngineError::Store)
+            .map_err(EngineError::Store)?;
+        self.cleared(cleared);
+        Ok(())
     }
 
     /// A custody record about `entry` on its way to side `to`, with what is known without moving it.
@@ -246,6 +265,14 @@ impl Journal {
         self.read(move |reader| reader.synced(pair, &path)).await
     }
 
+    /// The same. Blocks.
+    pub(crate) fn synced_blocking(&self, path: &RelPath) -> Result<Option<Synced>, EngineError> {
+        let pair = self.pair;
+        self.store
+            .read(|reader| reader.synced(pair, path))
+            .map_err(EngineError::Store)
+    }
+
     /// Whether nothing was ever agreed on.
     pub(crate) async fn is_first_contact(&self) -> Result<bool, EngineError> {
         let pair = self.pair;
@@ -285,322 +312,6 @@ impl Journal {
             .unwrap_or_default()
     }
 
-    // The dirty set.
-
-    /// Marks paths as dirty. Blocks until that is durable.
-    pub(crate) fn mark_blocking(&self, marks: Vec<Mark>, seen: Seen) -> Result<(), EngineError> {
-        self.mark(marks, seen).wait().map_err(EngineError::Store)
-    }
-
-    /// Marks paths as dirty.
-    pub(crate) fn mark(&self, marks: Vec<Mark>, seen: Seen) -> knarr_store::Pending<()> {
-        let (pair, at) = (self.pair, self.clock.now());
-        self.store.transact(move |tx| {
-            let marks: Vec<knarr_store::dirty::Mark> = marks
-                .into_iter()
-                .map(|mark| knarr_store::dirty::Mark {
-                    path: mark.path,
-                    kind: mark.kind,
-                    observed: mark.observed,
-                    seen,
-                    at,
-                    ready_at: mark.ready_at,
-                    complete_because: mark.because,
-                    renamed_from: mark.renamed_from,
-                })
-                .collect();
-            tx.mark_dirty(pair, &marks)
-        })
-    }
-
-    /// Paths that may be worked on, behind the order key `after`.
-    pub(crate) async fn ready(
-        &self,
-        now: Timestamp,
-        after: Vec<u8>,
-        limit: usize,
-    ) -> Result<Vec<Dirty>, EngineError> {
-        let pair = self.pair;
-        self.read(move |reader| reader.ready(pair, now, &after, limit))
-            .await
-    }
-
-    /// When the next path may be worked on that may not be yet, if any.
-    pub(crate) async fn next_ready_after(
-        &self,
-        now: Timestamp,
-    ) -> Result<Option<Timestamp>, EngineError> {
-        let pair = self.pair;
-        self.read(move |reader| reader.next_ready_after(pair, now))
-            .await
-    }
-
-    /// Takes a path from the queue, unless it was observed again.
-    pub(crate) async fn settle(&self, dirty: &Dirty) -> Result<(), EngineError> {
-        self.record(vec![Change::Settle {
-            path: dirty.path.clone(),
-            generation: dirty.generation,
-        }])
-        .await
-    }
-
-    /// Notes a failed attempt, and what is to happen.
-    pub(crate) async fn fail(
-        &self,
-        dirty: &Dirty,
-        error: &str,
-        next: Next,
-    ) -> Result<(), EngineError> {
-        let (pair, path, generation) = (self.pair, dirty.path.clone(), dirty.generation);
-        let error = error.to_owned();
-        self.store
-            .transact(move |tx| tx.fail(pair, &path, generation, &error, &next).map(drop))
-            .await
-            .map_err(EngineError::Store)
-    }
-
-    /// Has a path wait without counting an attempt.
-    pub(crate) async fn postpone(
-        &self,
-        dirty: &Dirty,
-        until: Timestamp,
-    ) -> Result<(), EngineError> {
-        let (pair, path, generation) = (self.pair, dirty.path.clone(), dirty.generation);
-        self.store
-            .transact(move |tx| tx.postpone(pair, &path, generation, until).map(drop))
-            .await
-            .map_err(EngineError::Store)
-    }
-
-    /// What an earlier attempt to write `path` from `entry` left, and where this one saves how far it is.
-    pub(crate) async fn checkpoints(
-        &self,
-        to: Side,
-        path: &RelPath,
-        entry: &Entry,
-    ) -> Result<(Option<ResumeState>, Arc<dyn CheckpointSink>), EngineError> {
-        let sink = Checkpoints {
-            store: self.store.clone(),
-            pair: self.pair,
-            endpoint: self.label.base(to).to_owned(),
-            path: path.clone(),
-            source: entry.fingerprint(),
-            total_bytes: entry.size,
-        };
-        let found = checkpoint::find(&sink).await.map_err(EngineError::Store)?;
-        Ok((found, Arc::new(sink)))
-    }
-
-    /// How many paths of the queue are gone at the source, and how many were delivered in all.
-    pub(crate) async fn gone_and_known(&self) -> Result<(u64, u64), EngineError> {
-        let pair = self.pair;
-        self.read(move |reader| Ok((reader.count_gone(pair)?, reader.count_synced(pair)?)))
-            .await
-    }
-
-    // Removals and holds.
-
-    /// Adds removals to those the run has planned.
-    pub(crate) async fn spool(&self, removals: Vec<(Side, Entry)>) -> Result<(), EngineError> {
-        let run = self.run;
-        self.write(move |tx, _| {
-            let deletions: Vec<Deletion> = removals
-                .into_iter()
-                .map(|(side, entry)| Deletion {
-                    side: store_side(side),
-                    seen: entry.fingerprint(),
-                    path: entry.path,
-                })
-                .collect();
-            tx.spool_deletions(run, &deletions)
-        })
-        .await
-    }
-
-    /// Takes removals off the end of what the run has planned.
-    pub(crate) async fn unspool(&self, limit: usize) -> Result<Vec<(Side, Entry)>, EngineError> {
-        let run = self.run;
-        let deletions = self
-            .write(move |tx, _| tx.take_deletions(run, limit))
-            .await?;
-        let entry = |deletion: Deletion| {
-            let Fingerprint {
-                kind,
-                size,
-                mtime,
-                identity,
-                link_target,
-            } = deletion.seen;
-            let (path, hash, mode) = (deletion.path, None, None);
-            Entry {
-                path,
-                kind,
-                size,
-                mtime,
-                identity,
-                hash,
-                mode,
-                link_target,
-            }
-        };
-        Ok(deletions
-            .into_iter()
-            .map(|deletion| (engine_side(deletion.side), entry(deletion)))
-            .collect())
-    }
-
-    /// Holds the removals of a run until a person approves.
-    pub(crate) async fn hold(
-        &self,
-        removals: u64,
-        planned: &Planned,
-        reason: MassDeletion,
-    ) -> Result<(), EngineError> {
-        let counts = &planned.counts;
-        let total = counts.destination_entries.max(counts.synced_entries);
-        let new = new_hold(removals, total, reason);
-        let (run, label, at) = (self.run, Arc::clone(&self.label), self.clock.now());
-        self.write(move |tx, pair| {
-            // The next run plans anew; what is kept is the fact, for `knarr approve` and `status`.
-            tx.clear_deletions(run)?;
-            tx.append_custody([&held_record(&label, run.0, at, &new)])?;
-            tx.hold(pair, &new)
-        })
-        .await
-    }
-
-    /// Whether a person approved what is held; then it is held no more.
-    pub(crate) async fn take_approval(&self) -> Result<Option<String>, EngineError> {
-        self.write(take_approval).await
-    }
-
-    /// Holds a job's deletions, unless they are approved. Returns whether they are held.
-    pub(crate) async fn hold_deletions(&self, gone: u64, known: u64) -> Result<bool, EngineError> {
-        let (run, label, at) = (self.run, Arc::clone(&self.label), self.clock.now());
-        self.write(move |tx, pair| {
-            hold_or_approved(
-                tx,
-                pair,
-                (run, &label, at),
-                new_hold(gone, known, MassDeletion::TooMany),
-            )
-        })
-        .await
-    }
-
-    /// The same for a scan that found a directory empty or exchanged. Blocks.
-    pub(crate) fn hold_unless_approved_blocking(&self, gone: u64) -> Result<bool, EngineError> {
-        let (pair, run, label) = (self.pair, self.run, Arc::clone(&self.label));
-        let at = self.clock.now();
-        let pending = self.store.transact(move |tx| {
-            let new = new_hold(gone, gone, MassDeletion::SuspiciouslyEmpty);
-            hold_or_approved(tx, pair, (run, &label, at), new)
-        });
-        pending.wait().map_err(EngineError::Store)
-    }
-
-    // Runs and lanes.
-
-    /// Ends the run.
-    pub(crate) async fn finish(&self, event: RunEvent, report: &Report) -> Result<(), EngineError> {
-        let counts = RunCounts {
-            seen: report.source_entries,
-            created: report.created,
-            updated: report.updated,
-            renamed: report.renamed,
-            deleted: report.deleted,
-            unchanged: report.adopted,
-            skipped: report.skipped,
-            conflicts: report.conflicts,
-            problems: report.problems,
-            failed: report.failed,
-            moved_bytes: report.sent_bytes,
-        };
-        let run = self.run;
-        self.write(move |tx, _| tx.finish_run(run, event, &counts, None).map(drop))
-            .await
-    }
-
-    /// Begins to work on a watched directory: what an earlier process had in flight is not any more.
-    pub(crate) async fn begin_lane(&self) -> Result<(), EngineError> {
-        self.write(|tx, pair| tx.set_in_flight(pair, &[])).await
-    }
-
-    /// Ends it.
-    pub(crate) async fn finish_lane(&self) -> Result<(), EngineError> {
-        let run = self.run;
-        self.write(move |tx, pair| {
-            tx.set_in_flight(pair, &[])?;
-            tx.finish_run(
-                run,
-                RunEvent::Finished { failed: 0 },
-                &RunCounts::default(),
-                None,
-            )
-            .map(drop)
-        })
-        .await
-    }
-
-    /// Notes what is in flight, for `knarr queue`.
-    pub(crate) async fn set_in_flight(&self, files: Vec<InFlight>) -> Result<(), EngineError> {
-        self.write(move |tx, pair| tx.set_in_flight(pair, &files))
-            .await
-    }
-
-    /// Whether the root of a side is the one it was; it is noted if it is the first or was approved.
-    pub(crate) async fn check_root(&self, side: Side, identity: &str) -> Result<bool, EngineError> {
-        let (side, identity) = (store_side(side), identity.to_owned());
-        self.write(move |tx, pair| {
-            match tx.known_root(pair, side)? {
-                Some(known) if known.identity == identity => return Ok(true),
-                Some(_) if take_approval(tx, pair)?.is_none() => return Ok(false),
-                Some(_) | None => {}
-            }
-            tx.set_known_root(pair, side, &identity, None)?;
-            Ok(true)
-        })
-        .await
-    }
-
-    /// Notes why a directory is polled instead of watched, or that it is watched. Blocks.
-    pub(crate) fn set_degraded(&self, reason: Option<&str>) -> Result<(), EngineError> {
-        let (name, reason) = (degraded_setting(self.pair), reason.map(str::to_owned));
-        let pending = self.store.transact(move |tx| match reason {
-            Some(reason) => tx.set_setting(&name, &reason),
-            None => tx.remove_setting(&name),
-        });
-        pending.wait().map_err(EngineError::Store)
-    }
-
-    /// Whether a part of the directory is polled.
-    pub(crate) async fn is_degraded(&self) -> Result<bool, EngineError> {
-        let name = degraded_setting(self.pair);
-        self.read(move |reader| Ok(reader.setting(&name)?.is_some()))
-            .await
-    }
-
-    /// Notes that an endpoint is down.
-    pub(crate) async fn endpoint_down(
-        &self,
-        name: &str,
-        reason: &str,
-        next_probe: Timestamp,
-    ) -> Result<(), EngineError> {
-        let (name, reason) = (name.to_owned(), reason.to_owned());
-        self.write(move |tx, _| {
-            tx.set_endpoint(&name, Reachable::Down, Some(&reason), Some(next_probe))
-        })
-        .await
-    }
-
-    /// Notes that an endpoint answers.
-    pub(crate) async fn endpoint_up(&self, name: &str) -> Result<(), EngineError> {
-        let name = name.to_owned();
-        self.write(move |tx, _| tx.set_endpoint(&name, Reachable::Up, None, None))
-            .await
-    }
-
     async fn read<T: Send + 'static>(
         &self,
         look: impl FnOnce(&knarr_store::Reader<'_>) -> Result<T, StoreError> + Send + 'static,
@@ -627,6 +338,28 @@ impl Journal {
 #[must_use]
 pub fn degraded_setting(pair: PairId) -> String {
     format!("degraded.{}", pair.number())
+}
+
+/// The entry that a fingerprint was taken of.
+fn entry_of(path: RelPath, seen: Fingerprint) -> Entry {
+    let Fingerprint {
+        kind,
+        size,
+        mtime,
+        identity,
+        link_target,
+    } = seen;
+    let (hash, mode) = (None, None);
+    Entry {
+        path,
+        kind,
+        size,
+        mtime,
+        identity,
+        hash,
+        mode,
+        link_target,
+    }
 }
 
 const fn store_side(side: Side) -> knarr_store::synced::Side {

@@ -22,10 +22,15 @@ pub mod oneshot;
 pub mod plan_file;
 mod planning;
 mod put;
+mod recover;
 mod removal;
+mod tidy;
 mod transfer;
 
 pub use error::{EngineError, chain};
 pub use journal::degraded_setting;
 pub use observer::Observer;
 pub use planning::Planned;
+
+/// How long what an interrupted transfer left is kept, unless the configuration says otherwise.
+pub const KEEP_UNFINISHED: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3_600);

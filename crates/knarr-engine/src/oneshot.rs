@@ -7,11 +7,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use knarr_core::Clock;
 use knarr_core::filter::Filter;
 use knarr_core::job::{After, Verify};
-use knarr_core::plan::{Brake, Decision, MassDeletion, Mode, Policy};
+use knarr_core::plan::{Brake, Decision, MassDeletion, Mode, Policy, Side};
 use knarr_core::retry::RetryPolicy;
 use knarr_core::run::{Run, RunEvent, RunState};
 use knarr_remote::{MtimeSupport, Remote};
@@ -29,6 +30,8 @@ use crate::lock::PairLock;
 use crate::observer::Observer;
 use crate::plan_file::{self, PlanReader};
 use crate::planning::{self, Look, Planned};
+use crate::recover;
+use crate::tidy::{self, Sweep};
 
 /// What to do between two places.
 #[derive(Debug, Clone)]
@@ -64,6 +67,8 @@ pub struct Environment {
     pub store: Store,
     /// Where lock files go.
     pub locks: PathBuf,
+    /// How long what an interrupted transfer left is kept to go on from.
+    pub keep_unfinished: Duration,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Who watches.
@@ -217,6 +222,7 @@ impl Prepared {
             let of = |remote: &Arc<dyn Remote>| remote.describe().capabilities.transfers;
             of(&spec.source).max(of(&spec.destination))
         });
+        let commits = CommitQueue::start(&tasks, &journal);
         let context = Arc::new(Context {
             source: Arc::clone(&spec.source),
             destination: Arc::clone(&spec.destination),
@@ -228,11 +234,12 @@ impl Prepared {
             observer: Arc::clone(&environment.observer),
             clock: Arc::clone(&environment.clock),
             cancel: environment.cancel.clone(),
-            commits: CommitQueue::start(&tasks),
+            commits,
             slots: Arc::new(Semaphore::new(transfers.max(1))),
             tally: Tally::default(),
             tasks: tasks.clone(),
         });
+        recover::recover(&context).await?;
         Ok(Self {
             context,
             spec,
@@ -246,6 +253,7 @@ impl Prepared {
         let context = &self.context;
         let moving = context.removes_source();
         let mut executor = Executor::new(context);
+        let roots = self.roots().await;
         let mut planning = planning::start(self.look(moving)).await?;
         while let Some(decisions) = planning.next().await {
             for decision in decisions {
@@ -258,7 +266,14 @@ impl Prepared {
         let removals = executor.settle().await?;
         let directories = planning.take_source_directories();
         let planned = planning.finish()?;
-        let held = self.held(&planned, removals);
+        let mut held = self.held(&planned, removals);
+        if removals > 0
+            && held.is_none()
+            && !self.is_approved()
+            && self.is_elsewhere(&roots).await?
+        {
+            held = Some(MassDeletion::SuspiciouslyEmpty);
+        }
         if context.cancel.is_cancelled() {
             return Ok(Outcome {
                 planned,
@@ -275,6 +290,9 @@ impl Prepared {
         let approved = self.approved.as_ref().or(self.spec.approved_by.as_ref());
         let decided_by = approved.map_or("plan", String::as_str);
         executor.remove(decided_by).await?;
+        for (side, identity) in &roots {
+            context.journal.note_root(*side, identity).await?;
+        }
         if moving {
             executor.remove_source_directories(directories).await?;
         }
@@ -339,8 +357,41 @@ impl Prepared {
         }
     }
 
+    /// Whether a person approved what this run removes.
+    const fn is_approved(&self) -> bool {
+        self.spec.approved_by.is_some() || self.approved.is_some()
+    }
+
+    /// Which directories the roots are whose lacks lead to removals. Taken before they are listed: a
+    /// disk that goes away meanwhile is noticed by the listing.
+    async fn roots(&self) -> Vec<(Side, String)> {
+        let sides: &[Side] = match self.spec.policy.mode {
+            Mode::Copy => &[],
+            Mode::Mirror => &[Side::Source],
+            Mode::TwoWay => &[Side::Source, Side::Destination],
+        };
+        let mut roots = Vec::new();
+        for side in sides {
+            // Whether it is there at all is for the listing to say.
+            if let Ok(Some(identity)) = self.context.side(*side).root_identity().await {
+                roots.push((*side, identity.to_string()));
+            }
+        }
+        roots
+    }
+
+    /// Whether one of the roots is another directory than at the last run (K5).
+    async fn is_elsewhere(&self, roots: &[(Side, String)]) -> Result<bool, EngineError> {
+        for (side, identity) in roots {
+            if self.context.journal.is_other_root(*side, identity).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     pub(crate) fn held(&self, planned: &Planned, removals: u64) -> Option<MassDeletion> {
-        if self.spec.approved_by.is_some() || self.approved.is_some() {
+        if self.is_approved() {
             return None;
         }
         let counts = &planned.counts;
@@ -365,6 +416,12 @@ impl Prepared {
             tasks,
             _lock,
         } = self;
+        if outcome.is_ok() && context.journal.has_open_intents() {
+            recover::recover(&context).await?;
+        }
+        if outcome.is_ok() && !context.cancel.is_cancelled() {
+            tidy::tidy(&context, Sweep::Daily).await?;
+        }
         let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
         let tally = &context.tally;
         let failed = get(&tally.failed);

@@ -13,11 +13,12 @@ use knarr_core::{ContentHash, Entry, Kind, RelPath, Timestamp};
 use knarr_remote::{
     Committed, ErrorKind, NewNode, ReadOptions, Remote, RemoteError, Replace, Retry, WriteOptions,
 };
+use knarr_store::intents::IntentId;
 
 use crate::context::{Context, Tally};
 use crate::dispose;
 use crate::error::EngineError;
-use crate::journal::Change;
+use crate::journal::{Change, intents};
 use crate::observer::{Event, Trouble};
 use crate::transfer::{self, Moved, RESUMABLE_FROM_BYTES, Target, Transfer, TransferError};
 
@@ -51,6 +52,8 @@ enum Attempt {
 struct Delivery {
     path: RelPath,
     committed: Committed,
+    /// What was noted before the commit.
+    intent: Option<IntentId>,
     moved: Option<MovedFacts>,
 }
 
@@ -193,7 +196,7 @@ async fn attempt_file(context: &Arc<Context>, put: &Put) -> Result<Attempt, PutE
     let staged_id = context.journal.staged_id(&path);
     let resumable = put.entry.size >= RESUMABLE_FROM_BYTES;
     let (resume, checkpoints) = if resumable {
-        let found = context.journal.checkpoints(put.to, &path, &put.entry).await;
+        let found = context.checkpoints(put.to, &path, &put.entry).await;
         let (resume, sink) = found.map_err(PutError::Engine)?;
         (resume, Some(sink))
     } else {
@@ -226,7 +229,10 @@ async fn attempt_file(context: &Arc<Context>, put: &Put) -> Result<Attempt, PutE
         .await
         .map_err(PutError::Transfer)?;
     drop(slot);
-    let mut committed = match context.commits.commit(staged).await {
+    let replaces = put.replaces.as_ref().filter(|_| put.beside == Beside::No);
+    let intended = intents::delivery(put.to, &put.entry, &path, replaces, Some(source_hash));
+    let committed = context.commits.commit_intended(staged, Some(intended));
+    let (mut committed, intent) = match committed.await {
         Ok(committed) => committed,
         Err(error) if matches!(error.kind, ErrorKind::Changed | ErrorKind::AlreadyExists) => {
             return Ok(Attempt::Stale);
@@ -242,6 +248,7 @@ async fn attempt_file(context: &Arc<Context>, put: &Put) -> Result<Attempt, PutE
     Ok(Attempt::Delivered(Delivery {
         path,
         committed,
+        intent,
         moved,
     }))
 }
@@ -290,15 +297,19 @@ async fn attempt_node(
         replace,
         ..WriteOptions::new(node, context.journal.staged_id(&path))
     };
+    // What a directory is, its files' records say.
+    let intended = (put.entry.kind == Kind::Symlink)
+        .then(|| intents::delivery(put.to, &put.entry, &path, put.replaces.as_ref(), None));
     let written = async {
         let upload = into.write(&path, options).await?;
         let staged = upload.stage(0, ContentHash::of(b"")).await?;
-        context.commits.commit(staged).await
+        context.commits.commit_intended(staged, intended).await
     };
     match written.await {
-        Ok(committed) => Ok(Attempt::Delivered(Delivery {
+        Ok((committed, intent)) => Ok(Attempt::Delivered(Delivery {
             path,
             committed,
+            intent,
             moved: None,
         })),
         Err(error) if matches!(error.kind, ErrorKind::Changed | ErrorKind::AlreadyExists) => {
@@ -392,6 +403,7 @@ async fn deliver(
     let Delivery {
         path,
         committed,
+        intent,
         moved,
     } = delivery;
     let action = match (&put.replaces, put.beside) {
@@ -413,11 +425,12 @@ async fn deliver(
         Tally::add(&context.tally.sent, moved.sent);
     }
     let synced = synced(put.to, &put.entry, &committed.entry, &path, hash);
-    let changes = vec![
+    let mut changes = vec![
         Change::Synced(Box::new(synced)),
         Change::Custody(Box::new(record)),
         Change::ClearCheckpoint { to: put.to, path },
     ];
+    changes.extend(intent.map(Change::ClearIntent));
     context.journal.record(changes).await?;
     delivered(context, &put.entry, action);
     if context.removes_source() && put.to == Side::Destination {

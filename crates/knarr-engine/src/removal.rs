@@ -11,7 +11,7 @@ use knarr_remote::{ErrorKind, RemoteError, Removal, RenameOptions, Replace};
 
 use crate::context::{Context, Tally};
 use crate::error::EngineError;
-use crate::journal::Change;
+use crate::journal::{Change, intents};
 use crate::observer::{Event, Trouble};
 use crate::put::{self, Put};
 
@@ -36,8 +36,11 @@ pub(crate) async fn remove(
             seen: Some(entry.fingerprint()),
         })
         .collect();
+    let intended = seen.iter().map(|entry| intents::removal(to, entry));
+    let intent = context.journal.intend(intended.collect()).await?;
     let results = context.side(to).remove(&removals).await;
-    let mut changes = Vec::with_capacity(seen.len() * 2);
+    let mut changes = Vec::with_capacity(seen.len() * 2 + 1);
+    changes.push(Change::ClearIntent(intent));
     for (entry, result) in seen.iter().zip(results) {
         let forget = || Change::Forget {
             path: entry.path.clone(),

@@ -33,6 +33,10 @@ pub const HOLE_BYTES: usize = 64 * 1024;
 /// Files of at least this size have their space reserved when their size is told beforehand.
 pub const RESERVE_FROM_BYTES: u64 = 1024 * 1024;
 
+/// The type of tmpfs: `TMPFS_MAGIC` of linux/magic.h.
+#[cfg(target_os = "linux")]
+const TMPFS_MAGIC: u32 = 0x0102_1994;
+
 static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
 
 /// Counts opened staged files: a flush through the handle opened first reports every error since.
@@ -223,6 +227,16 @@ impl StagedFile {
         {
             let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
             let length = size - self.position;
+            if let Some(free) = self.free_in_memory() {
+                // There every page would be allocated and cleared now, and there is no disk to lay it
+                // out on.
+                let room = length <= free;
+                return if room {
+                    Ok(())
+                } else {
+                    Err(self.failed("reserve space for", Errno::NOSPC))
+                };
+            }
             let reserved =
                 sys::retrying(|| rustix::fs::fallocate(&self.file, flags, self.position, length));
             // Any other error means that it cannot be reserved here, not that it cannot be written.
@@ -231,6 +245,15 @@ impl StagedFile {
             }
         }
         Ok(())
+    }
+
+    /// The free bytes, if the file lies in a file system that is kept in memory.
+    #[cfg(target_os = "linux")]
+    fn free_in_memory(&self) -> Option<u64> {
+        let found = sys::retrying(|| rustix::fs::fstatfs(&self.file)).ok()?;
+        let in_memory = i128::from(found.f_type) == i128::from(TMPFS_MAGIC);
+        let block = u64::try_from(found.f_bsize).unwrap_or(0);
+        in_memory.then(|| found.f_bavail.saturating_mul(block))
     }
 
     /// Hands what earlier attempts wrote to `sink`, in order, for hashing it.

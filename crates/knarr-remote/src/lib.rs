@@ -3,6 +3,7 @@
 //! A remote is one root somewhere: a local directory, a directory on an SFTP server, a prefix in a
 //! bucket, or a tree in memory. Everything below it is named by [`knarr_core::RelPath`].
 
+mod buffers;
 pub mod conformance;
 pub mod decorate;
 pub mod error;

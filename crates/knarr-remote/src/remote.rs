@@ -1,4 +1,4 @@
-//! The [`Remote`] trait: seven methods that every place has.
+//! The [`Remote`] trait: what every place can do.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,6 +8,7 @@ use bytes::Bytes;
 use knarr_core::entry::{Fingerprint, Kind};
 use knarr_core::job::Verify;
 use knarr_core::{Entry, RelPath, Timestamp};
+use knarr_fs::identity::RootIdentity;
 
 use crate::error::RemoteError;
 use crate::listing::{ListOptions, Listing};
@@ -72,6 +73,27 @@ pub trait Remote: Send + Sync + fmt::Debug {
     /// Removes files and empty directories, in the given order as far as that matters. One result
     /// an item; what is gone already is removed. Durable when done.
     async fn remove(&self, removals: &[Removal]) -> Vec<Result<(), RemoteError>>;
+
+    /// Removes what an earlier attempt at `path` left, of which only the saved text `state` (of
+    /// [`crate::CheckpointUpdate::Started`]) is known: a staged file, a multipart upload and its parts.
+    /// What is gone already is removed. The caller makes sure that no attempt at `path` is under way
+    /// and that none will go on from `state`. A place that keeps nothing has nothing to do.
+    ///
+    /// # Errors
+    /// [`crate::ErrorKind::InvalidName`] if this place never saved such a text, so that repeating does
+    /// not help; anything else if the place could not be told, and keeps what it has.
+    async fn abandon(&self, _path: &RelPath, _state: &str) -> Result<(), RemoteError> {
+        Ok(())
+    }
+
+    /// Which directory the root is, if that can be told apart from another one in its place: an
+    /// unmounted disk leaves an empty directory under the same path (K5).
+    ///
+    /// # Errors
+    /// If the root is missing or cannot be looked at.
+    async fn root_identity(&self) -> Result<Option<RootIdentity>, RemoteError> {
+        Ok(None)
+    }
 
     /// The local directory behind this remote, for the lane that copies between two of them.
     fn as_local(&self) -> Option<&crate::local::LocalRemote> {

@@ -33,6 +33,7 @@ mod error;
 pub mod history;
 pub mod holds;
 pub mod in_flight;
+pub mod intents;
 mod open;
 pub mod pairs;
 pub mod partials;

@@ -125,6 +125,7 @@ impl Tx<'_> {
             "DELETE FROM synced WHERE pair = ?1",
             "DELETE FROM dirty WHERE pair = ?1",
             "DELETE FROM in_flight WHERE pair = ?1",
+            "DELETE FROM intents WHERE pair = ?1",
             "DELETE FROM uploads WHERE pair = ?1",
             "DELETE FROM holds WHERE pair = ?1",
             "DELETE FROM roots WHERE pair = ?1",

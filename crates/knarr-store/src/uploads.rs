@@ -130,6 +130,29 @@ impl Reader<'_> {
         )
     }
 
+    /// The same of one pair.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn expired_uploads_of(
+        &self,
+        pair: PairId,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<StoredUpload>, StoreError> {
+        let sql = format!(
+            "SELECT {COLUMNS} FROM uploads WHERE expires_at <= ?1 AND pair = ?2 \
+             ORDER BY expires_at LIMIT ?3"
+        );
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.all(
+            "find expired uploads",
+            &sql,
+            (now.nanoseconds(), pair.0, limit),
+            stored_upload,
+        )
+    }
+
     /// The parts of an upload that the server has, by number.
     ///
     /// # Errors

@@ -95,4 +95,8 @@ impl Remote for SingleFile {
     async fn remove(&self, removals: &[Removal]) -> Vec<Result<(), RemoteError>> {
         self.inner.remove(removals).await
     }
+
+    async fn abandon(&self, path: &RelPath, state: &str) -> Result<(), RemoteError> {
+        self.inner.abandon(path, state).await
+    }
 }

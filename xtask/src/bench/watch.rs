@@ -61,7 +61,7 @@ const BURST: &[Goal] = &[
 ];
 
 /// How long a watcher may live, whatever it does.
-const LIFE: Duration = Duration::from_secs(400);
+const LIFE: Duration = Duration::from_secs(1_800);
 
 /// How long a watcher may take to deliver its probe.
 const READY: Duration = Duration::from_secs(30);

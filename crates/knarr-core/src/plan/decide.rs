@@ -209,6 +209,14 @@ pub fn decide_existing(source: Entry, destination: Entry, policy: &Policy) -> Op
     }
 }
 
+/// Whether nothing is to be done about a file that both sides have, whatever the synced tree says of it.
+pub(crate) fn settled_without_record(source: &Entry, destination: &Entry, policy: &Policy) -> bool {
+    policy.mode != Mode::TwoWay
+        && !policy.adopt
+        && !policy.checksum
+        && same_content(source, destination, policy.mtime_tolerance) == Some(true)
+}
+
 fn two_way(views: Views, policy: &Policy, renames: &dyn RenameIndex) -> Option<Decision> {
     let Views {
         source,

@@ -6,7 +6,7 @@ use std::iter::Peekable;
 
 use crate::entry::{Entry, Kind};
 use crate::path::{RelPath, tree_order};
-use crate::plan::decide::{Seen, Views, decide, wrong_kind};
+use crate::plan::decide::{Seen, Views, decide, settled_without_record, wrong_kind};
 use crate::plan::{
     Beside, Compare, Conflict, Decision, Mode, Operation, Phase, Policy, RenameIndex, Side,
     conflict_path,
@@ -151,6 +151,44 @@ where
             self.waiting.push((path, kind, views));
         }
         true
+    }
+
+    /// Passes the next path if both sides have the same file there and nothing remembered or waiting
+    /// could make anything of it: nearly every path of nearly every run, without a copy of its name.
+    fn pass_same(&mut self) -> bool {
+        if !self.waiting.is_empty() || self.skip_below.is_some() {
+            return false;
+        }
+        let Some((source, destination)) = self.source.file().zip(self.destination.file()) else {
+            return false;
+        };
+        if source.path != destination.path
+            || !settled_without_record(source, destination, self.policy)
+        {
+            return false;
+        }
+        let remembered = self
+            .synced
+            .peek()
+            .map(|synced| tree_order((&synced.path, synced.kind()), (&source.path, Kind::File)));
+        match remembered {
+            Some(Ordering::Less) => return false,
+            Some(Ordering::Equal) => {
+                self.synced.next();
+                self.counts.synced_entries += 1;
+            }
+            Some(Ordering::Greater) | None => {}
+        }
+        self.source.pass_file();
+        self.destination.pass_file();
+        true
+    }
+
+    /// All decisions, without passing anything quickly.
+    #[cfg(test)]
+    pub(crate) fn step_by_step(mut self) -> Vec<Decision> {
+        while self.step() {}
+        self.out.into()
     }
 
     fn settle(&mut self, views: Views) {
@@ -310,7 +348,7 @@ where
             if let Some(decision) = self.out.pop_front() {
                 return Some(decision);
             }
-            if !self.step() {
+            if !self.pass_same() && !self.step() {
                 return self.out.pop_front();
             }
         }
@@ -357,6 +395,29 @@ impl<I: Iterator<Item = TreeItem>> Listed<I> {
             TreeItem::Excluded { path, kind } => Some((path, *kind)),
             TreeItem::Incomplete(_) => None,
         }
+    }
+
+    /// The next item, if it is a file.
+    fn file(&mut self) -> Option<&Entry> {
+        match self.items.peek()? {
+            TreeItem::Entry(entry) if entry.kind == Kind::File => Some(entry),
+            _ => None,
+        }
+    }
+
+    /// Leaves the next item behind, which is a file.
+    fn pass_file(&mut self) {
+        let Some(TreeItem::Entry(passed)) = self.items.next() else {
+            return;
+        };
+        self.entries += 1;
+        self.bytes = self.bytes.saturating_add(passed.size);
+        // As in `take`: a hostile listing may name a path twice.
+        let again = |item: &TreeItem| match item {
+            TreeItem::Entry(entry) => entry.kind == passed.kind && entry.path == passed.path,
+            _ => false,
+        };
+        while self.items.next_if(again).is_some() {}
     }
 
     fn pass_incomplete(&mut self) {

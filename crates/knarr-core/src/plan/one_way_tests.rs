@@ -372,4 +372,44 @@ proptest! {
         });
         prop_assert_eq!(now, source);
     }
+
+    /// What both sides have alike is passed without a look at what is remembered, and nothing comes of that.
+    #[test]
+    fn passing_quickly_what_is_the_same_changes_no_decision(
+        source in names(),
+        destination in names(),
+        remembered in names(),
+        mirrors: bool,
+        checksum: bool,
+        unknown in proptest::option::of(0_usize..6),
+        twice in proptest::option::of(0_usize..6),
+    ) {
+        let (mut source, destination) = (well_formed(&source), well_formed(&destination));
+        if let Some(at) = unknown.filter(|at| *at <= source.len()) {
+            let reason = "a page failed".to_owned();
+            source.insert(at, TreeItem::Incomplete(Incomplete { below: None, reason }));
+        }
+        if let Some(item) = twice.and_then(|at| source.get(at).cloned().map(|item| (at, item))) {
+            source.insert(item.0, item.1);
+        }
+        let synced: Vec<Synced> = well_formed(&remembered)
+            .into_iter()
+            .filter_map(|item| match item {
+                TreeItem::Entry(entry) => Some(Synced {
+                    path: entry.path.clone(),
+                    source: entry.fingerprint(),
+                    destination: entry.fingerprint(),
+                    destination_path: None,
+                    hash: None,
+                }),
+                _ => None,
+            })
+            .collect();
+        let mut policy = Policy::new(if mirrors { Mode::Mirror } else { Mode::Copy });
+        policy.checksum = checksum;
+        let quickly: Vec<Decision> =
+            plan(source.clone(), destination.clone(), synced.clone(), &policy, &NoRenames).collect();
+        let slowly = plan(source, destination, synced, &policy, &NoRenames).step_by_step();
+        prop_assert_eq!(quickly, slowly);
+    }
 }

@@ -7,19 +7,17 @@
 use std::sync::Arc;
 
 use knarr_core::entry::{Entry, Kind};
-use knarr_core::job::Deletes;
 use knarr_core::plan::{Side, SymlinkPolicy};
 use knarr_core::record::{Action, CustodyRecord, Evidence};
 use knarr_core::tree::Synced;
 use knarr_core::{ContentHash, RelPath};
-use knarr_remote::{
-    Committed, ErrorKind, NewNode, RemoteError, Removal, RenameOptions, Replace, WriteOptions,
-};
+use knarr_remote::{Committed, ErrorKind, NewNode, RemoteError, WriteOptions};
 use knarr_store::dirty::{Dirty, Seen};
 
 use crate::context::Context;
 use crate::error::EngineError;
 use crate::journal::Change;
+use crate::node::finish::Standing;
 use crate::node::observe::{AT_REST, Mark};
 use crate::node::place::Decided;
 use crate::node::spec::WatchJob;
@@ -100,16 +98,15 @@ impl Delivering {
                 return Ok(outcome);
             }
             // It becomes a new path and one that is gone.
-            self.mark_gone(from, dirty.kind).await?;
+            let marked = self.context.journal.mark_gone(from, dirty.kind).await;
+            marked.map_err(PutError::Engine)?;
         }
         let Some(entry) = entry else {
             return self.gone(dirty, synced, deletions).await;
         };
         match entry.kind {
-            Kind::Directory => Ok(match dirty.renamed_from {
-                Some(_) => Outcome::Rescan(path.clone()),
-                None => self.settle(dirty, Vec::new()).await?,
-            }),
+            // Somebody saw it come or go; what is in it now, only a look can tell.
+            Kind::Directory => Ok(Outcome::Rescan(path.clone())),
             Kind::Special => Ok(Outcome::Park(
                 "a FIFO, socket or device is not copied".to_owned(),
             )),
@@ -126,11 +123,24 @@ impl Delivering {
         if self.still_moves(dirty, &entry).await? {
             return Ok(Outcome::Unsettled);
         }
-        let delivered = synced.as_ref().is_some_and(|synced| {
+        let delivered = synced.as_ref().filter(|synced| {
             synced.source.still_describes(&entry) && synced.source.identity == entry.identity
         });
-        if delivered {
-            return self.settle(dirty, Vec::new()).await;
+        if let Some(synced) = delivered {
+            if !self.context.removes_source() {
+                return self.settle(dirty, Vec::new()).await;
+            }
+            match self.standing(&entry, synced).await? {
+                Standing::Proven => return self.finish(dirty, &entry).await,
+                Standing::Changed => {
+                    return Ok(Outcome::Park(
+                        "what was delivered was changed at the destination, so the source stays: \
+                         remove it, or write it anew to have it delivered again"
+                            .to_owned(),
+                    ));
+                }
+                Standing::Unproven => {}
+            }
         }
         if !self
             .job
@@ -378,160 +388,11 @@ impl Delivering {
         Ok(Some((target.path, committed, Facts::default())))
     }
 
-    /// The source does not have it any more, or it is not meant.
-    async fn gone(
+    pub(super) async fn settle(
         &self,
         dirty: &Dirty,
-        synced: Option<Synced>,
-        deletions: Deletions,
+        mut changes: Vec<Change>,
     ) -> Result<Outcome, PutError> {
-        if dirty.kind == Kind::Directory {
-            return Ok(Outcome::Rescan(dirty.path.clone()));
-        }
-        let Some(synced) = synced else {
-            return self.settle(dirty, Vec::new()).await;
-        };
-        let forget = Change::Forget {
-            path: dirty.path.clone(),
-            kind: dirty.kind,
-        };
-        if self.job.deletes == Deletes::Keep {
-            return self.settle(dirty, vec![forget]).await;
-        }
-        if deletions == Deletions::Held {
-            return Ok(Outcome::Braked);
-        }
-        self.delete(dirty, &synced, forget).await
-    }
-
-    async fn delete(
-        &self,
-        dirty: &Dirty,
-        synced: &Synced,
-        forget: Change,
-    ) -> Result<Outcome, PutError> {
-        let removal = Removal {
-            path: synced.at_destination().clone(),
-            kind: dirty.kind,
-            seen: Some(synced.destination.clone()),
-        };
-        let mut seen = Entry::file(dirty.path.clone(), synced.source.size);
-        seen.kind = dirty.kind;
-        let mut record = self.custody(Action::Deleted, &seen, dirty);
-        record.destination = self.shown(&removal.path);
-        let result = self
-            .context
-            .destination
-            .remove(std::slice::from_ref(&removal))
-            .await
-            .pop();
-        match result.unwrap_or(Ok(())) {
-            Ok(()) => {
-                let (path, action) = (&dirty.path, Action::Deleted);
-                self.context.observer.event(&Event::Finished {
-                    path,
-                    action,
-                    bytes: 0,
-                });
-            }
-            Err(error) if error.kind == ErrorKind::Changed => {
-                record.action = Action::Skipped;
-                record.message = Some(
-                    "the source is gone, but the destination's file was changed there, so it stays"
-                        .to_owned(),
-                );
-            }
-            Err(error) => return Err(PutError::Remote(error)),
-        }
-        self.settle(dirty, vec![forget, Change::Custody(Box::new(record))])
-            .await
-    }
-
-    /// Carries a rename over, if that is possible; otherwise says nothing and the path is sent anew.
-    async fn renamed(
-        &self,
-        from: &RelPath,
-        entry: &Entry,
-        dirty: &Dirty,
-    ) -> Result<Option<Outcome>, PutError> {
-        let journal = &self.context.journal;
-        let (path, kind) = (&dirty.path, entry.kind);
-        if !self.job.mirrors_paths() || !self.context.destination.describe().capabilities.rename {
-            return Ok(None);
-        }
-        let unchanged = match kind {
-            Kind::Directory => journal
-                .has_synced_below(from)
-                .await
-                .map_err(PutError::Engine)?,
-            _ => {
-                let synced = journal.synced(from).await.map_err(PutError::Engine)?;
-                synced.is_some_and(|synced| synced.source.still_describes(entry))
-            }
-        };
-        // Somebody else may have taken the old name already: then it is not ours to rename.
-        let old_name_is_free = self
-            .context
-            .source
-            .stat(from)
-            .await
-            .map_err(PutError::Remote)?
-            .is_none();
-        if !unchanged || !old_name_is_free {
-            return Ok(None);
-        }
-        let options = RenameOptions {
-            replace: Replace::Nothing,
-        };
-        match self.context.destination.rename(from, path, options).await {
-            Ok(committed) => {
-                let mut record = self.custody(Action::Renamed, entry, dirty);
-                record.message = Some(format!("was \"{from}\""));
-                record.destination = self.shown(path);
-                let change = Change::RenameSynced {
-                    from: from.clone(),
-                    to: path.clone(),
-                    source: (kind != Kind::Directory).then(|| entry.fingerprint()),
-                    destination: (kind != Kind::Directory).then(|| committed.fingerprint()),
-                };
-                let changes = vec![change, Change::Custody(Box::new(record))];
-                let outcome = self.settle(dirty, changes).await?;
-                let action = Action::Renamed;
-                self.context.observer.event(&Event::Finished {
-                    path,
-                    action,
-                    bytes: 0,
-                });
-                Ok(Some(if kind == Kind::Directory {
-                    Outcome::Rescan(path.clone())
-                } else {
-                    outcome
-                }))
-            }
-            Err(error) if error.retry == knarr_remote::Retry::EndpointDown => {
-                Err(PutError::Remote(error))
-            }
-            Err(error) => {
-                tracing::debug!(%path, %error, "a rename becomes a copy");
-                Ok(None)
-            }
-        }
-    }
-
-    async fn mark_gone(&self, path: &RelPath, kind: Kind) -> Result<(), PutError> {
-        let mark = Mark {
-            path: path.clone(),
-            kind,
-            observed: None,
-            ready_at: self.context.clock.now(),
-            because: None,
-            renamed_from: None,
-        };
-        let marked = self.context.journal.mark(vec![mark], Seen::Event).await;
-        marked.map_err(|error| PutError::Engine(EngineError::Store(error)))
-    }
-
-    async fn settle(&self, dirty: &Dirty, mut changes: Vec<Change>) -> Result<Outcome, PutError> {
         changes.push(Change::Settle {
             path: dirty.path.clone(),
             generation: dirty.generation,
@@ -544,7 +405,7 @@ impl Delivering {
         Ok(Outcome::Settled)
     }
 
-    fn custody(&self, action: Action, entry: &Entry, dirty: &Dirty) -> CustodyRecord {
+    pub(super) fn custody(&self, action: Action, entry: &Entry, dirty: &Dirty) -> CustodyRecord {
         let mut record = self
             .context
             .journal
@@ -555,7 +416,7 @@ impl Delivering {
         record
     }
 
-    fn shown(&self, path: &RelPath) -> String {
+    pub(super) fn shown(&self, path: &RelPath) -> String {
         self.context.journal.shown_at(Side::Destination, path)
     }
 
@@ -606,5 +467,5 @@ fn is_taken(error: &RemoteError) -> bool {
 /// Whether what is there now is what the observation was about.
 fn is_meant(job: &WatchJob, entry: &Entry, kind: Kind) -> bool {
     let same_family = (entry.kind == Kind::Directory) == (kind == Kind::Directory);
-    same_family && job.filter.takes_path_from_root(&entry.path, entry.kind)
+    same_family && job.takes_path_from_root(&entry.path, entry.kind)
 }

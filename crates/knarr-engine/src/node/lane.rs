@@ -10,7 +10,8 @@ use knarr_fs::Root;
 use knarr_fs::watch::{WatchEvent, Watcher};
 use knarr_remote::Remote;
 use knarr_remote::local::LocalRemote;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -20,19 +21,20 @@ use crate::error::EngineError;
 use crate::journal::{Journal, PairLabel};
 use crate::lock::PairLock;
 use crate::node::deliver::Delivering;
+use crate::node::drift::Drift;
 use crate::node::health::Circuit;
 use crate::node::observe::{Ended, Observing};
 use crate::node::progress::Progress;
-use crate::node::scan::{ScanRequest, Scanning};
+use crate::node::scan::Scanning;
+use crate::node::scans::Scans;
 use crate::node::spec::WatchJob;
-use crate::node::work::Working;
+use crate::node::work::{Guard, Working};
 use crate::observer::{Event, Observer, Trouble};
 use crate::oneshot::Environment;
+use crate::tidy::{self, Sweep};
 
 /// How often a missing directory is looked for.
 const ROOT_POLL: Duration = Duration::from_secs(2);
-/// How many scans may wait; further ones are contained in them.
-const SCANS: usize = 64;
 
 /// One watched directory.
 #[derive(Debug)]
@@ -48,7 +50,7 @@ struct Incarnation {
     journal: Journal,
     cancel: CancellationToken,
     wake: Arc<Notify>,
-    scans: mpsc::Sender<ScanRequest>,
+    scans: Scans,
 }
 
 impl Lane {
@@ -98,13 +100,12 @@ impl Lane {
     async fn incarnation(&self, root: Root, journal: &Journal) -> Result<(), EngineError> {
         let trusted = self.check_identity(&root, journal).await?;
         let cancel = self.environment.cancel.child_token();
-        let (scans, requests) = mpsc::channel(SCANS);
         let incarnation = Incarnation {
             root,
             journal: journal.clone(),
             cancel: cancel.clone(),
             wake: Arc::new(Notify::new()),
-            scans,
+            scans: Scans::default(),
         };
         let tasks = TaskTracker::new();
         let progress = Arc::new(Progress::new(
@@ -112,6 +113,15 @@ impl Lane {
             Arc::clone(&self.environment.clock),
         ));
         let working = self.working(&incarnation, &tasks, Arc::clone(&progress));
+        let (context, circuit) = (
+            Arc::clone(&working.delivering.context),
+            working.circuit.clone(),
+        );
+        let drift = Drift {
+            delivering: Arc::clone(&working.delivering),
+            circuit: circuit.clone(),
+            wake: Arc::clone(&incarnation.wake),
+        };
         let observing = self.observing(&incarnation);
         journal.set_degraded(None)?;
         let starting = tokio::task::spawn_blocking(move || {
@@ -122,22 +132,26 @@ impl Lane {
             .await
             .map_err(|_panic| EngineError::Internal("the watcher panicked"))?;
         // Watched first, then scanned: what changes in between is told, what changed before is seen.
-        drop(incarnation.scans.try_send(ScanRequest { below: None }));
+        incarnation.scans.want(None);
         let watched = watcher.is_some();
         let guard = cancel.clone().drop_guard();
-        let (worked, observed, scanned, shown) = tokio::join!(
+        let (worked, observed, scanned, shown, compared, tidied) = tokio::join!(
             cancelling(&cancel, working.run()),
             cancelling(&cancel, observe(observing, watcher)),
-            cancelling(
-                &cancel,
-                self.scanning(&incarnation, requests, watched, trusted)
-            ),
+            cancelling(&cancel, self.scanning(&incarnation, watched, trusted)),
             cancelling(&cancel, progress.write(journal, &cancel)),
+            cancelling(&cancel, drift.run()),
+            cancelling(&cancel, tidying(context, circuit)),
         );
         drop(guard);
         tasks.close();
         tasks.wait().await;
-        worked.and(scanned).and(observed).and(shown)
+        worked
+            .and(scanned)
+            .and(observed)
+            .and(shown)
+            .and(compared)
+            .and(tidied)
     }
 
     /// Whether the directory is the one it was: if not, nothing is taken for deleted.
@@ -202,7 +216,7 @@ impl Lane {
             observer: Arc::clone(&progress) as Arc<dyn Observer>,
             clock: Arc::clone(&self.environment.clock),
             cancel: incarnation.cancel.clone(),
-            commits: CommitQueue::start(tasks),
+            commits: CommitQueue::start(tasks, &incarnation.journal),
             slots: Arc::new(Semaphore::new(transfers)),
             tally: Tally::default(),
             tasks: tasks.clone(),
@@ -216,6 +230,7 @@ impl Lane {
             progress,
             wake: Arc::clone(&incarnation.wake),
             scans: incarnation.scans.clone(),
+            guard: Guard::default(),
         }
     }
 
@@ -236,7 +251,6 @@ impl Lane {
     async fn scanning(
         &self,
         incarnation: &Incarnation,
-        mut requests: mpsc::Receiver<ScanRequest>,
         watched: bool,
         trusted: bool,
     ) -> Result<(), EngineError> {
@@ -249,27 +263,38 @@ impl Lane {
             trusted,
         });
         let mut polled = !watched;
+        let mut everything_at = Instant::now();
         loop {
             let pause = if polled {
                 self.job.poll
             } else {
                 jittered(self.job.rescan, &self.source)
             };
-            let request = tokio::select! {
+            let round = tokio::select! {
                 () = incarnation.cancel.cancelled() => return Ok(()),
-                request = requests.recv() => match request {
-                    Some(request) => request,
-                    None => return Ok(()),
-                },
-                () = tokio::time::sleep(pause) => ScanRequest { below: None },
+                round = incarnation.scans.next() => round,
+                // However often parts of it are looked at meanwhile.
+                () = tokio::time::sleep_until(everything_at + pause) => {
+                    incarnation.scans.want(None);
+                    incarnation.scans.next().await
+                }
             };
-            let shared = Arc::clone(&scanning);
-            let blocking = tokio::task::spawn_blocking(move || shared.scan(&request));
-            let scanned = blocking
-                .await
-                .map_err(|_panic| EngineError::Internal("a scan panicked"))??;
-            tracing::debug!(job = %self.job.name, ?scanned, "scanned");
-            incarnation.wake.notify_one();
+            for request in &round.requests {
+                let (shared, request) = (Arc::clone(&scanning), request.clone());
+                let blocking = tokio::task::spawn_blocking(move || shared.scan(&request));
+                let scanned = blocking
+                    .await
+                    .map_err(|_panic| EngineError::Internal("a scan panicked"))??;
+                tracing::debug!(job = %self.job.name, ?scanned, "scanned");
+                incarnation.wake.notify_one();
+                if incarnation.cancel.is_cancelled() {
+                    return Ok(());
+                }
+            }
+            if round.is_everything() {
+                everything_at = Instant::now();
+            }
+            round.finished();
             polled = !watched || incarnation.journal.is_degraded().await?;
             if !watched && incarnation.root.check_in_place().is_err() {
                 return Ok(());
@@ -289,6 +314,22 @@ impl Lane {
             kind,
             message: &message,
         });
+    }
+}
+
+/// Gives up what nobody goes on with, at the start and then daily. Owns the context, as commits end when
+/// the last owner is gone.
+async fn tidying(context: Arc<Context>, circuit: Circuit) -> Result<(), EngineError> {
+    loop {
+        circuit.until_up().await;
+        if context.cancel.is_cancelled() {
+            return Ok(());
+        }
+        tidy::tidy(&context, Sweep::Now).await?;
+        tokio::select! {
+            () = context.cancel.cancelled() => return Ok(()),
+            () = tokio::time::sleep(tidy::EVERY) => {}
+        }
     }
 }
 

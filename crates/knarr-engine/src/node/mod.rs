@@ -6,15 +6,20 @@
 //! begins when a directory is there again; nothing is concluded from its absence.
 
 mod deliver;
+mod drift;
+mod finish;
+mod gone;
 mod health;
 mod lane;
 mod observe;
 mod place;
 mod progress;
 mod scan;
+mod scans;
 mod spec;
 mod work;
 
+pub(crate) use crate::node::deliver::Deletions;
 pub(crate) use crate::node::observe::Mark;
 pub use crate::node::spec::WatchJob;
 

@@ -13,12 +13,12 @@ use knarr_core::{Clock, Entry, RelPath, Timestamp};
 use knarr_fs::Root;
 use knarr_fs::watch::{WatchEvent, WatchOptions, Watcher};
 use knarr_store::dirty::Seen;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::EngineError;
 use crate::journal::Journal;
-use crate::node::scan::ScanRequest;
+use crate::node::scans::Scans;
 use crate::node::spec::WatchJob;
 use crate::observer::{Event, Observer, Trouble};
 
@@ -42,6 +42,22 @@ pub(crate) struct Mark {
     pub(crate) renamed_from: Option<RelPath>,
 }
 
+impl Mark {
+    /// As the store takes it.
+    pub(crate) fn stored(self, seen: Seen, at: Timestamp) -> knarr_store::dirty::Mark {
+        knarr_store::dirty::Mark {
+            path: self.path,
+            kind: self.kind,
+            observed: self.observed,
+            seen,
+            at,
+            ready_at: self.ready_at,
+            complete_because: self.because,
+            renamed_from: self.renamed_from,
+        }
+    }
+}
+
 /// What an observer of one directory needs.
 #[derive(Debug)]
 pub(crate) struct Observing {
@@ -53,7 +69,7 @@ pub(crate) struct Observing {
     pub(crate) cancel: CancellationToken,
     /// Wakes whoever works on marks.
     pub(crate) wake: Arc<Notify>,
-    pub(crate) scans: mpsc::Sender<ScanRequest>,
+    pub(crate) scans: Scans,
 }
 
 /// How observing ended.
@@ -72,10 +88,10 @@ impl Observing {
             self.degraded("it is on a network file system, where changes by others are not told");
             return None;
         }
-        let filter = Arc::clone(&self.job.filter);
+        let job = Arc::clone(&self.job);
         let options = WatchOptions {
             filter: Some(Arc::new(move |path: &RelPath| {
-                filter.takes_path(path, Kind::Directory)
+                job.takes_path(path, Kind::Directory)
             })),
             ..WatchOptions::default()
         };
@@ -128,7 +144,7 @@ impl Observing {
             WatchEvent::Closed(path) => {
                 self.look(path, now, "closed after write", marks);
             }
-            WatchEvent::MovedIn(path, Kind::Directory) => self.scan(Some(path)),
+            WatchEvent::MovedIn(path, Kind::Directory) => self.scans.want(Some(path)),
             WatchEvent::MovedIn(path, _) => self.look(path, now, "moved in", marks),
             WatchEvent::Appeared(path) => {
                 let because = at_rest(&self.job);
@@ -144,7 +160,7 @@ impl Observing {
             WatchEvent::DirectoryCreated(_) => {}
             WatchEvent::Overflow { below } => {
                 tracing::info!(?below, "events were lost; looking at everything there");
-                self.scan(below);
+                self.scans.want(below);
             }
             WatchEvent::Degraded { unwatched, reason } => {
                 let place = unwatched
@@ -166,7 +182,7 @@ impl Observing {
         now: Timestamp,
         marks: &mut Vec<Mark>,
     ) {
-        if !self.job.filter.takes_path_from_root(&to, kind) {
+        if !self.job.takes_path_from_root(&to, kind) {
             self.gone(from, kind, now, marks);
             return;
         }
@@ -209,13 +225,13 @@ impl Observing {
             Ok(None) => {}
             Err(error) => {
                 tracing::warn!(%path, %error, "cannot look at a changed path; scanning instead");
-                self.scan(path.parent());
+                self.scans.want(path.parent());
             }
         }
     }
 
     fn gone(&self, path: RelPath, kind: Kind, now: Timestamp, marks: &mut Vec<Mark>) {
-        if kind != Kind::Directory && !self.job.filter.takes_path_from_root(&path, kind) {
+        if kind != Kind::Directory && !self.job.takes_path_from_root(&path, kind) {
             return;
         }
         marks.push(Mark {
@@ -226,13 +242,6 @@ impl Observing {
             because: None,
             renamed_from: None,
         });
-    }
-
-    fn scan(&self, below: Option<RelPath>) {
-        if self.scans.try_send(ScanRequest { below }).is_err() {
-            // Too many wanted at once: one scan of everything replaces them all.
-            drop(self.scans.try_send(ScanRequest { below: None }));
-        }
     }
 
     fn degraded(&self, reason: &str) {
@@ -251,7 +260,7 @@ impl Observing {
         if let Err(error) = self.journal.set_degraded(Some(reason)) {
             tracing::warn!(%error, "cannot record that a directory is polled");
         }
-        drop(self.scans.try_send(ScanRequest { below: None }));
+        self.scans.want(None);
     }
 }
 
@@ -270,7 +279,7 @@ pub(crate) fn mark_of(
     ready_at: Timestamp,
     because: String,
 ) -> Option<Mark> {
-    if entry.kind == Kind::Directory || !job.filter.takes_path_from_root(&entry.path, entry.kind) {
+    if entry.kind == Kind::Directory || !job.takes_path_from_root(&entry.path, entry.kind) {
         return None;
     }
     Some(Mark {

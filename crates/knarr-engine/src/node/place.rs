@@ -1,10 +1,11 @@
 //! Where a watch job writes a file, and what it may replace there.
 
+use knarr_core::job::Deletes;
 use knarr_core::plan::{Decision, IfExists, Operation, Policy, Side, decide_existing};
 use knarr_core::template::TemplateInput;
 use knarr_core::tree::Synced;
-use knarr_core::{Entry, RelPath};
-use knarr_remote::Replace;
+use knarr_core::{Entry, Kind, RelPath};
+use knarr_remote::{ErrorKind, RemoteError, Removal, Replace, Retry};
 
 use crate::node::deliver::Delivering;
 use crate::put::{self, PutError};
@@ -61,8 +62,8 @@ impl Delivering {
         let journal = &self.context.journal;
         let resumable = entry.size >= RESUMABLE_FROM_BYTES && self.job.steps.is_empty();
         let (resume, checkpoints) = if resumable {
-            let found = journal.checkpoints(Side::Destination, &path, entry).await;
-            let (resume, sink) = found.map_err(PutError::Engine)?;
+            let found = self.context.checkpoints(Side::Destination, &path, entry);
+            let (resume, sink) = found.await.map_err(PutError::Engine)?;
             (resume, Some(sink))
         } else {
             (None, None)
@@ -116,6 +117,9 @@ impl Delivering {
         let Some(there) = there else {
             return Ok(Place::Free(path, Replace::Nothing));
         };
+        if there.kind == Kind::Directory && self.job.deletes == Deletes::Mirror {
+            return self.instead_of_directory(path).await;
+        }
         let policy = Policy {
             if_exists: self.job.if_exists,
             adopt: true,
@@ -143,6 +147,23 @@ impl Delivering {
                 "a file of this name is at the destination, and if_exists says to leave it",
             ),
         })
+    }
+
+    /// A directory became a file: once what was in it is gone at the destination, it makes way.
+    async fn instead_of_directory(&self, path: RelPath) -> Result<Place, PutError> {
+        let removal = Removal {
+            path: path.clone(),
+            kind: Kind::Directory,
+            seen: None,
+        };
+        let removals = std::slice::from_ref(&removal);
+        let removed = self.context.destination.remove(removals).await;
+        if removed.into_iter().all(|result| result.is_ok()) {
+            return Ok(Place::Free(path, Replace::Nothing));
+        }
+        let message = "a directory that is not empty is there";
+        let error = RemoteError::new(ErrorKind::AlreadyExists, "write", message).at(&path);
+        Err(PutError::Remote(error.with_retry(Retry::Later)))
     }
 
     async fn beside(&self, path: RelPath) -> Result<Place, PutError> {

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use knarr_core::entry::{Entry, Fingerprint, Kind};
+use knarr_core::job::After;
 use knarr_core::plan::{self, Decision, Mode, Operation, Policy, RenameIndex, Side};
 use knarr_core::tree::{Synced, TreeItem};
 use knarr_core::{Clock, RelPath, Timestamp};
@@ -69,14 +70,14 @@ impl Scanning {
             ));
             return Ok(Scanned::default());
         }
-        let filter = Arc::clone(&self.job.filter);
-        let takes = move |path: &RelPath, kind: Kind| filter.takes_path(path, kind);
-        let options = WalkOptions {
+        let job = Arc::clone(&self.job);
+        let takes = move |path: &RelPath, kind: Kind| job.takes_path(path, kind);
+        let options = || WalkOptions {
             filter: Some(&takes),
             below: request.below.as_ref(),
             ..WalkOptions::default()
         };
-        let walker = match Walker::new(&self.root, options) {
+        let walker = match Walker::new(&self.root, options()) {
             Ok(walker) => walker,
             Err(error) => {
                 let gone = request.below.is_some() && self.root.check_in_place().is_ok();
@@ -91,7 +92,41 @@ impl Scanning {
                 return self.compare(std::iter::empty(), request);
             }
         };
-        self.compare(Walked::new(walker), request)
+        let mut scanned = self.compare(Walked::new(walker), request)?;
+        if self.job.after != After::Keep
+            && let Ok(walker) = Walker::new(&self.root, options())
+        {
+            scanned.marked += self.mark_unfinished(Walked::new(walker))?;
+        }
+        Ok(scanned)
+    }
+
+    /// Marks what was delivered and is still there, though it should have been removed or moved aside:
+    /// the process died in between, or it did not work.
+    fn mark_unfinished(&self, seen: impl Iterator<Item = TreeItem>) -> Result<u64, EngineError> {
+        let (now, mut marked, mut marks) = (self.clock.now(), 0, Vec::new());
+        let mut seen = seen.fuse();
+        loop {
+            let item = seen.next();
+            let is_end = item.is_none();
+            if let Some(TreeItem::Entry(entry)) = item
+                && entry.kind != Kind::Directory
+                && let Some(synced) = self.journal.synced_blocking(&entry.path)?
+                && synced.source.still_describes(&entry)
+                && synced.source.identity == entry.identity
+            {
+                let because = "delivered before, and still there".to_owned();
+                marks.extend(super::observe::mark_of(&self.job, entry, now, because));
+            }
+            if marks.len() >= MARKS || is_end {
+                marked += marks.len() as u64;
+                self.journal
+                    .mark_blocking(std::mem::take(&mut marks), Seen::Scan)?;
+            }
+            if is_end {
+                return Ok(marked);
+            }
+        }
     }
 
     fn compare(
@@ -153,10 +188,14 @@ impl Scanning {
                 gone.clear();
             }
         }
+        let approved = (emptied || !self.trusted) && !gone.is_empty();
         marks.append(&mut gone);
         scanned.marked += marks.len() as u64;
         for batch in marks.chunks(MARKS) {
             self.journal.mark_blocking(batch.to_vec(), Seen::Scan)?;
+        }
+        if approved {
+            self.journal.use_approval_blocking()?;
         }
         Ok(scanned)
     }

@@ -10,6 +10,7 @@ use knarr_core::job::{After, Deletes, Verify};
 use knarr_core::plan::{Brake, IfExists, SymlinkPolicy};
 use knarr_core::retry::RetryPolicy;
 use knarr_core::template::Template;
+use knarr_core::{Kind, RelPath};
 use knarr_remote::Remote;
 use knarr_steps::StepSpec;
 
@@ -48,6 +49,8 @@ pub struct WatchJob {
     pub rescan: Duration,
     /// How often what cannot be watched is looked at.
     pub poll: Duration,
+    /// How often the destination is compared with what was delivered; nothing for never.
+    pub verify_destination: Option<Duration>,
     /// How many files at once; nothing for what suits the destination.
     pub transfers: Option<usize>,
     /// When deletions are held.
@@ -60,5 +63,26 @@ impl WatchJob {
     #[must_use]
     pub fn mirrors_paths(&self) -> bool {
         self.template.is_identity() && self.steps.is_empty()
+    }
+
+    /// Whether a path is meant, given that the directory it is in is.
+    pub(crate) fn takes_path(&self, path: &RelPath, kind: Kind) -> bool {
+        self.aside().as_ref() != Some(path) && self.filter.takes_path(path, kind)
+    }
+
+    /// Whether a path is meant, with all that it lies in.
+    pub(crate) fn takes_path_from_root(&self, path: &RelPath, kind: Kind) -> bool {
+        let is_aside = self
+            .aside()
+            .is_some_and(|aside| *path == aside || path.is_below(&aside));
+        !is_aside && self.filter.takes_path_from_root(path, kind)
+    }
+
+    /// Where sources are moved when they were delivered: nothing there is delivered again.
+    fn aside(&self) -> Option<RelPath> {
+        match &self.after {
+            After::Move(directory) => RelPath::new(directory.trim_matches('/').as_bytes()).ok(),
+            After::Keep | After::Delete => None,
+        }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use knarr_core::job::Deletes;
@@ -13,14 +14,15 @@ use knarr_core::record::Action;
 use knarr_core::{RelPath, Timestamp};
 use knarr_remote::Retry;
 use knarr_store::dirty::{Dirty, Next};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use crate::error::EngineError;
+use crate::holds::Verdict;
 use crate::node::deliver::{Deletions, Delivering, Outcome};
 use crate::node::health::Circuit;
 use crate::node::progress::Progress;
-use crate::node::scan::ScanRequest;
+use crate::node::scans::Scans;
 use crate::put::PutError;
 
 /// How many paths are in flight at most, staged ones included.
@@ -29,6 +31,8 @@ const WINDOW: usize = 1_024;
 const READY: usize = 512;
 /// How long nothing is done when nothing is known to become ready.
 const IDLE: Duration = Duration::from_secs(30);
+/// How often it is looked whether what is held is to be held still, while nothing is to be deleted.
+const JUDGE: Duration = Duration::from_secs(5);
 
 /// The worker of one lane.
 #[derive(Debug)]
@@ -37,7 +41,33 @@ pub(crate) struct Working {
     pub(crate) circuit: Circuit,
     pub(crate) progress: Arc<Progress>,
     pub(crate) wake: Arc<Notify>,
-    pub(crate) scans: mpsc::Sender<ScanRequest>,
+    pub(crate) scans: Scans,
+    pub(crate) guard: Guard,
+}
+
+/// What the worker knows of held and approved deletions.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    /// Whether anything is held, or was approved and is not carried out yet.
+    is_open: AtomicBool,
+    /// When that was looked into last, in nanoseconds since 1970.
+    judged_at: AtomicI64,
+    /// Until when approved deletions were seen first, in nanoseconds since 1970; nothing: [`i64::MIN`].
+    approved_until: AtomicI64,
+    /// Approved deletions that were carried out since.
+    done: AtomicU64,
+}
+
+impl Default for Guard {
+    fn default() -> Self {
+        Self {
+            // Of an earlier process, for all that is known.
+            is_open: AtomicBool::new(true),
+            judged_at: AtomicI64::new(i64::MIN),
+            approved_until: AtomicI64::new(i64::MIN),
+            done: AtomicU64::new(0),
+        }
+    }
 }
 
 struct Done {
@@ -138,11 +168,7 @@ impl Working {
             _ => Vec::new(),
         };
         let gone = ready.iter().any(|dirty| dirty.observed.is_none());
-        let deletions = if gone {
-            self.deletions().await?
-        } else {
-            Deletions::Allowed
-        };
+        let verdict = self.verdict(gone, now).await?;
         for dirty in ready {
             if !may_start(&dirty, in_flight) {
                 continue;
@@ -152,33 +178,45 @@ impl Working {
                 // The old name's own mark, that it is gone, waits until the rename has used it.
                 in_flight.insert(from.as_bytes().into());
             }
-            let delivering = Arc::clone(&self.delivering);
+            let deletions = match verdict.approved_until {
+                Some(until) if dirty.first_seen <= until => Deletions::Allowed,
+                _ => verdict.others,
+            };
+            let (delivering, scans) = (Arc::clone(&self.delivering), self.scans.clone());
             flights.spawn(async move {
-                let outcome = delivering.deliver(&dirty, deletions).await;
+                let outcome = deliver(&delivering, &scans, &dirty, deletions).await;
                 Done { dirty, outcome }
             });
         }
         Ok(!after.is_empty())
     }
 
-    /// Whether the brake lets deletions through.
-    async fn deletions(&self) -> Result<Deletions, EngineError> {
-        let (job, journal) = (&self.delivering.job, &self.delivering.context.journal);
-        if job.deletes == Deletes::Keep {
-            return Ok(Deletions::Allowed);
+    /// What the brake says of deletions.
+    async fn verdict(&self, gone: bool, now: Timestamp) -> Result<Verdict, EngineError> {
+        let (job, guard) = (&self.delivering.job, &self.guard);
+        let judged_at = Timestamp::from_nanoseconds(guard.judged_at.load(Ordering::Relaxed));
+        let is_due = guard.is_open.load(Ordering::Relaxed)
+            && (now < judged_at || now.since(judged_at) >= JUDGE);
+        if job.deletes == Deletes::Keep || !(gone || is_due) {
+            return Ok(Verdict::ALLOWED);
         }
-        let (gone, known) = journal.gone_and_known().await?;
-        if job
-            .brake
-            .holds(gone, known, known.saturating_sub(gone).max(1))
-            .is_none()
-        {
-            return Ok(Deletions::Allowed);
-        }
-        if journal.hold_deletions(gone, known).await? {
-            Ok(Deletions::Held)
-        } else {
-            Ok(Deletions::Allowed)
+        let done = guard.done.swap(0, Ordering::Relaxed);
+        let journal = &self.delivering.context.journal;
+        let verdict = journal.judge_deletions(job.brake, done).await?;
+        guard.is_open.store(verdict.is_open, Ordering::Relaxed);
+        guard.judged_at.store(now.nanoseconds(), Ordering::Relaxed);
+        let until = verdict
+            .approved_until
+            .map_or(i64::MIN, Timestamp::nanoseconds);
+        guard.approved_until.store(until, Ordering::Relaxed);
+        Ok(verdict)
+    }
+
+    /// Counts what was carried out of an approved plan: so much of the approval is used up.
+    fn note_deletion(&self, dirty: &Dirty) {
+        let until = self.guard.approved_until.load(Ordering::Relaxed);
+        if dirty.observed.is_none() && dirty.first_seen.nanoseconds() <= until {
+            self.guard.done.fetch_add(1, Ordering::Relaxed);
         }
     }
 
@@ -198,13 +236,13 @@ impl Working {
         let journal = &context.journal;
         let now = context.clock.now();
         match outcome? {
-            Outcome::Settled => Ok(()),
-            Outcome::Rescan(below) => {
-                journal.settle(&dirty).await?;
-                // A full queue of scans already looks at more than this.
-                drop(self.scans.try_send(ScanRequest { below: Some(below) }));
+            Outcome::Settled => {
+                self.note_deletion(&dirty);
                 Ok(())
             }
+            // It was looked at; or we were asked to stop, and it stays in the queue.
+            Outcome::Rescan(_) if context.cancel.is_cancelled() => Ok(()),
+            Outcome::Rescan(_) => journal.settle(&dirty).await,
             Outcome::Unsettled => {
                 let at = now.after(self.delivering.job.settle.max(Duration::from_secs(1)));
                 journal.postpone(&dirty, at).await
@@ -278,6 +316,26 @@ impl Working {
             }
         }
     }
+}
+
+/// Does what a path needs. Where that is a look at everything below it, the path is in flight until that
+/// was done: as long as something may be missing, the queue is not empty.
+async fn deliver(
+    delivering: &Delivering,
+    scans: &Scans,
+    dirty: &Dirty,
+    deletions: Deletions,
+) -> Result<Outcome, EngineError> {
+    let outcome = delivering.deliver(dirty, deletions).await?;
+    if let Outcome::Rescan(below) = &outcome {
+        let looked_at = scans.want_and_wait(below.clone());
+        tokio::select! {
+            () = delivering.context.cancel.cancelled() => {}
+            // An error says that it never will be: then we are asked to stop, too.
+            _done = looked_at => {}
+        }
+    }
+    Ok(outcome)
 }
 
 /// Operations on one path, and on a directory and what lies below it, are ordered: a path has to wait

@@ -5,7 +5,10 @@
     reason = "a test may fail by panic, and plays the world outside"
 )]
 
+mod care;
 mod local;
 mod node;
+mod node_after;
+mod recovery;
 mod support;
 mod two_way;

@@ -16,19 +16,19 @@ use tokio::task::JoinHandle;
 
 use crate::support::{World, eventually, local, watch_job};
 
-struct Running {
+pub(crate) struct Running {
     task: JoinHandle<Result<(), EngineError>>,
 }
 
 impl Running {
-    fn start(world: &World, job: WatchJob) -> Self {
+    pub(crate) fn start(world: &World, job: WatchJob) -> Self {
         let environment = world.environment.clone();
         Self {
             task: tokio::spawn(async move { node::run(vec![job], &environment).await }),
         }
     }
 
-    async fn stop(self, world: &World) {
+    pub(crate) async fn stop(self, world: &World) {
         world.environment.cancel.cancel();
         tokio::time::timeout(Duration::from_secs(10), self.task)
             .await
@@ -38,11 +38,11 @@ impl Running {
     }
 }
 
-fn job(world: &World) -> WatchJob {
+pub(crate) fn job(world: &World) -> WatchJob {
     watch_job("test", &world.path("a"), local(&world.path("b")))
 }
 
-fn actions(world: &World, path: &str) -> Vec<(Action, Option<String>)> {
+pub(crate) fn actions(world: &World, path: &str) -> Vec<(Action, Option<String>)> {
     let path = TracePath::Exact(RelPath::new(path.as_bytes()).unwrap());
     let found = world
         .store()
@@ -54,7 +54,7 @@ fn actions(world: &World, path: &str) -> Vec<(Action, Option<String>)> {
         .collect()
 }
 
-fn queue_is_empty(world: &World) -> bool {
+pub(crate) fn queue_is_empty(world: &World) -> bool {
     let pairs = world.store().read(|reader| reader.pairs()).unwrap();
     pairs.iter().all(|pair| {
         let now = world.environment.clock.now();

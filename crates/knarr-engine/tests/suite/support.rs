@@ -92,6 +92,7 @@ pub(crate) fn environment(state: &Path) -> (Environment, Arc<Collecting>) {
     let environment = Environment {
         store: opened.store,
         locks: state.join("locks"),
+        keep_unfinished: knarr_engine::KEEP_UNFINISHED,
         clock,
         observer: Arc::clone(&seen) as Arc<dyn Observer>,
         cancel: CancellationToken::new(),
@@ -154,6 +155,7 @@ pub(crate) fn watch_job(name: &str, source: &Path, destination: Arc<dyn Remote>)
         retry: quick_retry(),
         rescan: Duration::from_secs(3600),
         poll: Duration::from_secs(2),
+        verify_destination: None,
         transfers: None,
         brake: Brake::default(),
     }

@@ -108,6 +108,7 @@ pub const WRITING: &[Case] = cases![
     resuming::k9_what_is_there_need_not_be_read_again_where_the_place_hashes_it,
     resuming::k9_a_dropped_upload_ends_whole,
     resuming::a_resume_state_of_something_gone_starts_over,
+    resuming::what_an_earlier_attempt_left_can_be_given_up_by_what_it_saved,
     nodes::directories_are_made_with_and_without_asking,
     nodes::files_and_directories_never_replace_each_other,
     nodes::symbolic_links_are_kept_as_links,

@@ -175,3 +175,27 @@ pub(super) async fn a_resume_state_of_something_gone_starts_over(fixture: Fixtur
     let second = begin(remote, &RecordingSink::new(), Some(state)).await;
     finish(remote, second, &content).await;
 }
+
+pub(super) async fn what_an_earlier_attempt_left_can_be_given_up_by_what_it_saved(
+    fixture: Fixture,
+) {
+    let remote = &*fixture.subject;
+    let content = pattern(5, LENGTH);
+    let sink = RecordingSink::new();
+    let mut first = begin(remote, &sink, None).await;
+    feed(&mut *first, content.slice(..CUT)).await;
+    first.suspend().await;
+    let saved = sink
+        .state()
+        .expect("a suspended upload saved what a later attempt needs");
+
+    // Twice: what is gone is given up.
+    for _ in 0..2 {
+        if let Err(error) = remote.abandon(&relative("in/big"), &saved.state).await {
+            panic!("what is staged could not be given up: {}", chain(&error));
+        }
+    }
+    let second = begin(remote, &RecordingSink::new(), Some(saved)).await;
+    assert_eq!(second.resumed_at(), 0, "what was given up is still there");
+    finish(remote, second, &content).await;
+}

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use knarr_core::entry::Kind;
 use knarr_core::record::Evidence;
 use knarr_core::{ContentHash, Entry, RelPath};
+use knarr_fs::identity::RootIdentity;
 
 use crate::error::{ErrorKind, RemoteError};
 use crate::guard::{changed, check_replace, missing, wrong_kind};
@@ -211,6 +212,15 @@ impl Remote for DryRun {
             results.push(self.pretend_remove(removal).await);
         }
         results
+    }
+
+    async fn root_identity(&self) -> Result<Option<RootIdentity>, RemoteError> {
+        self.inner.root_identity().await
+    }
+
+    async fn abandon(&self, path: &RelPath, _state: &str) -> Result<(), RemoteError> {
+        // What is staged has no final name, so nobody has to hear that it would be removed.
+        self.check_mode("give up what is staged for", path)
     }
 }
 

@@ -16,6 +16,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use knarr_core::{ContentHash, Entry, RelPath};
+use knarr_fs::identity::RootIdentity;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
@@ -216,6 +217,15 @@ impl Remote for Limited {
     async fn remove(&self, removals: &[Removal]) -> Vec<Result<(), RemoteError>> {
         let _permit = self.limits.call().await;
         self.inner.remove(removals).await
+    }
+
+    async fn root_identity(&self) -> Result<Option<RootIdentity>, RemoteError> {
+        self.inner.root_identity().await
+    }
+
+    async fn abandon(&self, path: &RelPath, state: &str) -> Result<(), RemoteError> {
+        let _permit = self.limits.call().await;
+        self.inner.abandon(path, state).await
     }
 
     fn as_local(&self) -> Option<&LocalRemote> {

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 use knarr_core::{ContentHash, Entry, RelPath};
+use knarr_fs::identity::RootIdentity;
 
 use super::{Committers, unwrap};
 use crate::error::RemoteError;
@@ -210,6 +211,16 @@ impl Remote for Recording {
             self.record.call(Operation::Remove, Some(&removal.path));
         }
         self.inner.remove(removals).await
+    }
+
+    async fn root_identity(&self) -> Result<Option<RootIdentity>, RemoteError> {
+        self.inner.root_identity().await
+    }
+
+    async fn abandon(&self, path: &RelPath, state: &str) -> Result<(), RemoteError> {
+        // It removes something, if nothing that has a final name.
+        self.record.call(Operation::Remove, Some(path));
+        self.inner.abandon(path, state).await
     }
 }
 

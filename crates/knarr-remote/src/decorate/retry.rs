@@ -18,6 +18,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use knarr_core::{Entry, RelPath};
+use knarr_fs::identity::RootIdentity;
 
 use crate::error::{ErrorKind, RemoteError, Retry};
 use crate::listing::{ListOptions, Listing};
@@ -207,6 +208,15 @@ impl Remote for Retrying {
             }
             attempt += 1;
         }
+    }
+
+    async fn root_identity(&self) -> Result<Option<RootIdentity>, RemoteError> {
+        self.inner.root_identity().await
+    }
+
+    async fn abandon(&self, path: &RelPath, state: &str) -> Result<(), RemoteError> {
+        self.repeat(path.as_bytes(), || self.inner.abandon(path, state))
+            .await
     }
 
     fn as_local(&self) -> Option<&LocalRemote> {

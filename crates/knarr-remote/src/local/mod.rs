@@ -27,6 +27,7 @@ use knarr_core::path::printable;
 use knarr_core::tree::{Incomplete, TreeItem};
 use knarr_core::{Entry, RelPath};
 use knarr_fs::Root;
+use knarr_fs::identity::RootIdentity;
 use knarr_fs::walk::{WalkOptions, Walker};
 use tokio::sync::{Semaphore, oneshot};
 
@@ -226,6 +227,17 @@ impl Remote for LocalRemote {
         }
     }
 
+    async fn root_identity(&self) -> Result<Option<RootIdentity>, RemoteError> {
+        let place = Arc::clone(&self.place);
+        blocking(move || {
+            let identity = place.root(IfMissing::Fail)?.identity();
+            identity
+                .map(Some)
+                .map_err(|error| from_fs("look at", None, error))
+        })
+        .await
+    }
+
     async fn stat(&self, path: &RelPath) -> Result<Option<Entry>, RemoteError> {
         let (place, path) = (Arc::clone(&self.place), path.clone());
         blocking(move || {
@@ -308,6 +320,17 @@ impl Remote for LocalRemote {
                 })
                 .collect(),
         }
+    }
+
+    async fn abandon(&self, path: &RelPath, state: &str) -> Result<(), RemoteError> {
+        let (place, path, state) = (Arc::clone(&self.place), path.clone(), state.to_owned());
+        blocking(move || {
+            let root = place.root(IfMissing::Fail)?;
+            // On a disk that went away everything would count as removed already.
+            place.check_in_place(&root)?;
+            upload::abandon(&root, &path, &state)
+        })
+        .await
     }
 
     fn as_local(&self) -> Option<&LocalRemote> {

@@ -14,12 +14,13 @@ use tokio::task::JoinHandle;
 
 use super::error::from_fs;
 use super::{CHUNKS_AHEAD, SMALL_BYTES, blocking, lost};
+use crate::buffers::Buffers;
 use crate::error::{ErrorKind, RemoteError};
 use crate::remote::{ReadOptions, Reader};
 
 /// How much of a large file is read at once. Large enough that crossing threads does not count,
 /// small enough that the chunks under way stay in the processor's cache.
-const CHUNK_BYTES: u64 = 256 << 10;
+const CHUNK_BYTES: usize = 256 << 10;
 
 /// Opens the file and, if it is small, reads it and looks at it again. Blocks.
 pub(super) fn open(
@@ -51,11 +52,11 @@ pub(super) fn open(
             options.offset,
         )));
     }
-    let content = if length == 0 {
-        Bytes::new()
-    } else {
-        chunk(&file, &path, options.offset, length)?
-    };
+    let mut content = Vec::new();
+    if length > 0 {
+        chunk(&file, &path, options.offset, length, &mut content)?;
+    }
+    let content = Bytes::from(content);
     let after = Some(look_again(&root, &path));
     let content = (!content.is_empty()).then_some(content);
     Ok(Box::new(SmallReader {
@@ -66,13 +67,19 @@ pub(super) fn open(
     }))
 }
 
-/// Exactly `length` bytes from `offset`.
-fn chunk(file: &File, path: &RelPath, offset: u64, length: u64) -> Result<Bytes, RemoteError> {
+/// Exactly `length` bytes from `offset`, into an empty buffer.
+fn chunk(
+    file: &File,
+    path: &RelPath,
+    offset: u64,
+    length: u64,
+    buffer: &mut Vec<u8>,
+) -> Result<(), RemoteError> {
     let length = usize::try_from(length).unwrap_or(usize::MAX);
-    let mut buffer = Vec::with_capacity(length);
+    buffer.reserve_exact(length);
     while buffer.len() < length {
         let at = offset + buffer.len() as u64;
-        match rustix::io::pread(file, spare_capacity(&mut buffer), at) {
+        match rustix::io::pread(file, spare_capacity(buffer), at) {
             Ok(0) => return Err(changed(path, "it became shorter while it was read")),
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(from_errno(path, errno)),
@@ -80,7 +87,7 @@ fn chunk(file: &File, path: &RelPath, offset: u64, length: u64) -> Result<Bytes,
     }
     // A capacity beyond what was asked for may have been filled, too, if the file grew.
     buffer.truncate(length);
-    Ok(buffer.into())
+    Ok(())
 }
 
 fn from_errno(path: &RelPath, errno: Errno) -> RemoteError {
@@ -157,9 +164,12 @@ impl LargeReader {
         // Ends by itself: at the end of the file, or when the reader is dropped.
         let thread = tokio::task::spawn_blocking(move || {
             let mut at = offset;
+            let buffers = Buffers::new(CHUNK_BYTES);
             while at < end {
-                let length = CHUNK_BYTES.min(end - at);
-                let read = chunk(&file, &path, at, length);
+                let length = (CHUNK_BYTES as u64).min(end - at);
+                let mut buffer = buffers.take();
+                let read = chunk(&file, &path, at, length, buffer.bytes());
+                let read = read.map(|()| buffer.freeze());
                 let failed = read.is_err();
                 if sender.blocking_send(read).is_err() || failed {
                     return;

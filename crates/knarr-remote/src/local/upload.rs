@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use knarr_core::entry::Kind;
 use knarr_core::{ContentHash, RelPath};
 use knarr_fs::root::Attributes;
 use knarr_fs::stage::{StagedFile, Start, staged_path};
@@ -16,7 +17,7 @@ use super::error::from_fs;
 use super::writer::Writer;
 use super::{IfMissing, Place, SMALL_BYTES, blocking};
 use crate::error::{ErrorKind, RemoteError, Retry};
-use crate::remote::{NewNode, Replace, WriteOptions};
+use crate::remote::{NewNode, Removal, Replace, WriteOptions};
 use crate::upload::{
     CheckpointSink, CheckpointUpdate, Committer, ResumeState, Staged, StagedId, Upload,
 };
@@ -116,6 +117,39 @@ pub(super) async fn begin(
 fn state_text(path: &RelPath, id: StagedId) -> String {
     let staged = staged_path(path, id.0);
     serde_json::json!({ "version": 1, "staged": staged }).to_string()
+}
+
+/// Removes the staged file that `state` names, which must be one of ours beside `path`. Blocks.
+pub(super) fn abandon(root: &Root, path: &RelPath, state: &str) -> Result<(), RemoteError> {
+    #[derive(serde::Deserialize)]
+    struct State {
+        version: u32,
+        staged: RelPath,
+    }
+    let unreadable = |message: &str| {
+        RemoteError::new(
+            ErrorKind::InvalidName,
+            "give up what is staged for",
+            message,
+        )
+        .at(path)
+    };
+    let state: State = serde_json::from_str(state)
+        .map_err(|error| unreadable("what was saved about it cannot be read").caused_by(error))?;
+    let is_ours = state.version == 1
+        && state.staged.parent() == path.parent()
+        && knarr_fs::stage::staged_id(state.staged.name()).is_some();
+    if !is_ours {
+        return Err(unreadable("what was saved does not name a staged file"));
+    }
+    let removal = Removal {
+        path: state.staged,
+        kind: Kind::File,
+        seen: None,
+    };
+    super::change::remove(root, &[removal])
+        .pop()
+        .unwrap_or(Ok(()))
 }
 
 /// How much of an earlier attempt can be counted on, if it was one at the same staged file.

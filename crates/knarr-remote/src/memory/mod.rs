@@ -307,6 +307,13 @@ impl Remote for MemoryRemote {
             })
             .collect()
     }
+
+    async fn abandon(&self, path: &RelPath, state: &str) -> Result<(), RemoteError> {
+        self.shared.faults.check(Operation::Remove, Some(path))?;
+        let mut tree = self.shared.tree();
+        tree.staged.retain(|id, _bytes| id.file_name() != state);
+        Ok(())
+    }
 }
 
 /// Refuses `entry` if it is not what was expected.

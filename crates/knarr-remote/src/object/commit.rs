@@ -10,7 +10,6 @@
 //! 3. After it the store's checksum, or else the length, is compared with ours.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use async_trait::async_trait;
 use futures::{StreamExt as _, stream};
@@ -22,14 +21,17 @@ use object_store::multipart::PartId;
 use object_store::path::Path;
 use object_store::{ObjectMeta, PutMode, PutOptions, PutPayload, PutResult, UpdateVersion};
 
+use super::conditions::Conditions;
 use super::error::Failure;
 use super::http::{ConfirmedChecksum, backoff};
 use super::parts::{SavedUpload, attributes, has_mark};
+use super::resume::{Looks, find_completed};
 use super::s3::{Completed, Condition, Receipt, bare};
+use super::send::{self, Begun};
 use super::{Head, Inner, entry_of, read};
-use crate::error::{ErrorKind, RemoteError};
+use crate::error::{ErrorKind, RemoteError, Retry};
 use crate::remote::{ReadOptions, Reader as _, Replace};
-use crate::upload::{CheckpointSink, CheckpointUpdate, Committed, Committer, Staged};
+use crate::upload::{CheckpointSink, Committed, Committer, Staged};
 
 /// How often a request is sent whose connection breaks.
 const CUTS: u32 = 4;
@@ -39,43 +41,6 @@ const COMPLETIONS: u32 = 5;
 const COMMITS_AT_ONCE: usize = 32;
 /// An object up to this length is sent twice to find out whether the store keeps conditions.
 const PROBE_LIMIT: usize = 256 << 10;
-
-/// Whether a store keeps the condition of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Conditions {
-    /// Nobody knows yet.
-    Unknown = 0,
-    /// Somebody is finding out.
-    Probing = 1,
-    /// It has refused by one.
-    Kept = 2,
-    /// It ignores them, or refuses to hear of them.
-    Ignored = 3,
-}
-
-impl Inner {
-    fn conditions(&self) -> Conditions {
-        match self.conditions.load(Ordering::Relaxed) {
-            1 => Conditions::Probing,
-            2 => Conditions::Kept,
-            3 => Conditions::Ignored,
-            _ => Conditions::Unknown,
-        }
-    }
-
-    fn set_conditions(&self, conditions: Conditions) {
-        self.conditions.store(conditions as u8, Ordering::Relaxed);
-    }
-
-    /// Whether this caller is the one to find out.
-    fn begin_probe(&self) -> bool {
-        let (from, to) = (Conditions::Unknown as u8, Conditions::Probing as u8);
-        self.conditions
-            .compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed)
-            .is_ok()
-    }
-}
 
 /// What waits for its commit.
 pub(super) struct StagedObject {
@@ -95,11 +60,21 @@ pub(super) enum Content {
     /// At the store, in parts.
     Parts {
         saved: SavedUpload,
+        begun: Begun,
         receipts: Vec<String>,
         sink: Option<Arc<dyn CheckpointSink>>,
     },
     /// Under the final name already.
     Finished(SavedUpload),
+}
+
+/// What the store has of an upload that was not completed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// Everything, as far as anybody knows.
+    Kept,
+    /// Nothing that could still be completed.
+    Lost,
 }
 
 /// Commits one object at a time; a batch gains nothing.
@@ -180,15 +155,13 @@ impl Commit {
             Content::Finished(saved) => self.finished(&saved).await,
             Content::Parts {
                 saved,
+                begun,
                 receipts,
                 sink,
-            } => {
-                let committed = self.parts(&saved, &receipts).await;
-                if let Err(error) = &committed {
-                    self.after_failure(&saved, sink, error).await;
-                }
-                committed
-            }
+            } => match self.parts(&saved, begun, &receipts).await {
+                Ok(committed) => Ok(committed),
+                Err((error, left)) => Err(self.after_failure(&saved, sink, error, left).await),
+            },
         }?;
         if self.object.verify == Verify::Full {
             return self.read_back(committed).await;
@@ -291,7 +264,8 @@ impl Commit {
             // tell its own object from another's. A server that has just refused one does that.
             attempt += 1;
             let again = failure.was_cut() && attempt < CUTS;
-            match self.unclear(&content_mark(self.object.hash), failure).await {
+            let mark = content_mark(self.object.hash);
+            match self.unclear(&mark, failure, Looks::Once).await {
                 Err(error) if again => {
                     tracing::debug!(path = %self.path, %error, "the commit is tried again");
                     tokio::time::sleep(backoff(attempt)).await;
@@ -353,17 +327,30 @@ impl Commit {
         }
     }
 
+    /// What is there, if it carries this mark and has our length.
+    async fn find_completed(
+        &self,
+        mark: &str,
+        looks: Looks,
+    ) -> Result<Option<Committed>, RemoteError> {
+        let (key, length) = (&self.object.key, self.object.length);
+        let found = find_completed(&self.inner, key, mark, length, looks).await;
+        let found = found.map_err(|failure| self.failed(failure))?;
+        Ok(found.map(|head| Committed {
+            entry: entry_of(self.path.clone(), &head.meta),
+            evidence: size_only("the answer was lost; the object there has our mark and length"),
+        }))
+    }
+
     /// Looks whether it was done all the same.
-    async fn unclear(&self, mark: &str, failure: Failure) -> Result<Committed, RemoteError> {
-        let head = self.head().await?;
-        if let Some(head) = head
-            && has_mark(&head.attributes, mark)
-            && head.meta.size == self.object.length
-        {
-            let entry = entry_of(self.path.clone(), &head.meta);
-            let evidence =
-                size_only("the answer was lost; the object there has our mark and length");
-            return Ok(Committed { entry, evidence });
+    async fn unclear(
+        &self,
+        mark: &str,
+        failure: Failure,
+        looks: Looks,
+    ) -> Result<Committed, RemoteError> {
+        if let Some(committed) = self.find_completed(mark, looks).await? {
+            return Ok(committed);
         }
         if failure.is_precondition() {
             return Err(self.refused_by_condition());
@@ -415,46 +402,70 @@ impl Commit {
     async fn parts(
         &self,
         saved: &SavedUpload,
+        begun: Begun,
         receipts: &[String],
-    ) -> Result<Committed, RemoteError> {
-        let before = self.look_before().await?;
-        let mut condition = match (&self.object.replace, self.inner.conditions(), &before) {
-            (Replace::Anything, _, _) | (_, Conditions::Ignored, _) => Condition::None,
-            (Replace::Nothing, _, _) => Condition::Absent,
-            (
-                Replace::Seen(_),
-                _,
-                Some(ObjectMeta {
-                    e_tag: Some(etag), ..
-                }),
-            ) => Condition::Is(etag.clone()),
-            (Replace::Seen(_), _, _) => Condition::None,
+    ) -> Result<Committed, (RemoteError, Left)> {
+        let kept = |error| (error, Left::Kept);
+        let before = match self.look_before().await {
+            Ok(before) => before,
+            // What an earlier attempt asked to be completed may have appeared just now.
+            Err(error) => {
+                return match self.find_completed(&saved.mark, Looks::Once).await {
+                    Ok(Some(committed)) => Ok(committed),
+                    _ => Err(kept(error)),
+                };
+            }
         };
+        let mut condition = self.condition(before);
         let mut attempt = 0;
         loop {
             let failure = match self.complete(saved, receipts, &condition).await {
-                Ok(completed) => return self.was_completed(completed, receipts).await,
+                Ok(completed) => {
+                    return self.was_completed(completed, receipts).await.map_err(kept);
+                }
                 Err(failure) => failure,
             };
             if failure.is_unsupported() && condition != Condition::None {
                 condition = Condition::None;
                 continue;
             }
-            // Some servers answer 403 for an upload that was completed: what is there decides.
-            let gone = failure.is_no_such_upload() || matches!(failure.status, Some(403 | 404));
+            // Some servers answer "access denied" for an upload that was completed: what is there decides.
+            let asked_before = begun == Begun::Earlier || attempt > 0;
+            let lost = failure.is_upload_gone()
+                || failure.code.as_deref() == Some("InvalidPart")
+                || failure.is_denied() && asked_before;
+            let looks = if lost && asked_before {
+                Looks::WhileItMayAppear
+            } else {
+                Looks::Once
+            };
+            let gone = lost || failure.is_denied();
             if !gone && !failure.is_precondition() && !failure.is_unclear() && !failure.is_passing()
             {
-                return Err(self.failed(failure));
+                return Err((self.failed(failure), Left::Kept));
             }
             attempt += 1;
             let again = !gone && failure.status != Some(412) && attempt < COMPLETIONS;
-            match self.unclear(&saved.mark, failure).await {
+            match self.unclear(&saved.mark, failure, looks).await {
+                Ok(committed) => return Ok(committed),
                 Err(error) if again && error.kind != ErrorKind::NotFound => {
                     tracing::debug!(path = %self.path, %error, "completing is tried again");
                     tokio::time::sleep(backoff(attempt)).await;
                 }
-                outcome => return outcome,
+                Err(error) if lost => return Err((error, Left::Lost)),
+                Err(error) => return Err((error, Left::Kept)),
             }
+        }
+    }
+
+    /// The condition of the completion, if `before` was there before it.
+    fn condition(&self, before: Option<ObjectMeta>) -> Condition {
+        let etag = before.and_then(|meta| meta.e_tag);
+        match (&self.object.replace, self.inner.conditions(), etag) {
+            (Replace::Anything, _, _) | (_, Conditions::Ignored, _) => Condition::None,
+            (Replace::Nothing, _, _) => Condition::Absent,
+            (Replace::Seen(_), _, Some(etag)) => Condition::Is(etag),
+            (Replace::Seen(_), _, None) => Condition::None,
         }
     }
 
@@ -497,34 +508,24 @@ impl Commit {
         Ok(Committed { entry, evidence })
     }
 
-    /// An upload that cannot be completed and that nobody has a record of is removed.
+    /// What becomes of an upload that was not completed: one that nobody has a record of is removed, and
+    /// of one that the store has lost nobody keeps a record, so that the next attempt begins anew.
     async fn after_failure(
         &self,
         saved: &SavedUpload,
         sink: Option<Arc<dyn CheckpointSink>>,
-        error: &RemoteError,
-    ) {
-        match sink {
-            None => {
-                let abort = self
-                    .inner
-                    .store
-                    .abort_multipart(&self.object.key, &saved.upload_id);
-                if let Err(error) = abort.await {
-                    let failure = Failure::store(&error);
-                    if failure.status != Some(404) {
-                        let error = self.failed(failure);
-                        tracing::warn!(path = %self.path, %error, "an upload was not aborted");
-                    }
-                }
-            }
-            // Gone at the store: a later attempt has nothing to go on with.
-            Some(sink) if error.message.contains("NoSuchUpload") => {
-                if let Err(error) = sink.save(CheckpointUpdate::Forgotten).await {
-                    tracing::warn!(path = %self.path, %error, "an upload that is gone is still noted");
-                }
-            }
-            Some(_) => {}
+        error: RemoteError,
+        left: Left,
+    ) -> RemoteError {
+        if sink.is_some() && left == Left::Kept {
+            return error;
+        }
+        if let Err(error) = send::forget(&self.inner, &self.path, saved, sink.as_ref()).await {
+            tracing::warn!(path = %self.path, %error, "an upload that is gone is still noted");
+        }
+        match left {
+            Left::Kept => error,
+            Left::Lost => error.with_retry(Retry::Later),
         }
     }
 

@@ -188,6 +188,17 @@ impl Failure {
         self.code.as_deref() == Some("NoSuchUpload")
     }
 
+    /// Whether the store says that the multipart upload which was asked about is gone.
+    pub(super) fn is_upload_gone(&self) -> bool {
+        self.is_no_such_upload()
+            || self.status == Some(404) && self.code.as_deref() != Some("NoSuchBucket")
+    }
+
+    /// Whether access was denied. Some stores say so of an upload that is gone.
+    pub(super) fn is_denied(&self) -> bool {
+        self.status == Some(403) && self.kind() == ErrorKind::PermissionDenied
+    }
+
     /// Whether the object is not there.
     pub(super) fn is_not_found(&self) -> bool {
         self.kind() == ErrorKind::NotFound && self.code.as_deref() != Some("NoSuchBucket")

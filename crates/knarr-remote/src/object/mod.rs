@@ -18,6 +18,7 @@
 //! Names are UTF-8, at most 1,024 bytes with the prefix, and without control characters.
 
 mod commit;
+mod conditions;
 mod credentials;
 mod error;
 mod http;
@@ -25,9 +26,12 @@ mod keys;
 mod list;
 mod options;
 mod parts;
+mod proof;
 mod read;
 mod rename;
+mod resume;
 mod s3;
+mod send;
 mod upload;
 mod xml;
 
@@ -85,7 +89,7 @@ pub(crate) struct Inner {
     parts_at_once: usize,
     patience: Duration,
     part_slots: Arc<Semaphore>,
-    /// See [`commit::Conditions`].
+    /// See [`conditions::Conditions`].
     conditions: AtomicU8,
 }
 
@@ -136,15 +140,6 @@ impl ObjectRemote {
                 conditions: AtomicU8::new(0),
             }),
         })
-    }
-
-    /// Gives up the multipart upload that `state` (of [`crate::CheckpointUpdate::Started`]) is about,
-    /// so that the store forgets its parts. One that is gone already is given up.
-    ///
-    /// # Errors
-    /// If the store could not be told; it keeps (and charges for) the parts.
-    pub async fn abort_upload(&self, state: &str) -> Result<(), RemoteError> {
-        upload::abort_saved(&self.inner, state).await
     }
 }
 
@@ -253,6 +248,10 @@ impl Remote for ObjectRemote {
 
     async fn remove(&self, removals: &[Removal]) -> Vec<Result<(), RemoteError>> {
         rename::remove(&self.inner, removals).await
+    }
+
+    async fn abandon(&self, path: &RelPath, state: &str) -> Result<(), RemoteError> {
+        resume::abandon(&self.inner, path, state).await
     }
 }
 

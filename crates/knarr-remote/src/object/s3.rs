@@ -5,7 +5,7 @@
 //!   for the last one. Here keys are bytes, and a page says how it ended.
 //! * Completing a multipart upload: with a condition, and without the blind repetition after which
 //!   nobody knows whether the first attempt worked.
-//! * Asking whether a multipart upload is still there.
+//! * Asking what is there of a multipart upload (in [`super::resume`]).
 //!
 //! Constraints: an answer has a size limit (H-60), and reading it ends (a black hole is an error).
 
@@ -93,17 +93,6 @@ pub(super) struct Completed {
     pub(super) crc64nvme: Option<String>,
 }
 
-/// The answer to whether a multipart upload is there.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum UploadPresence {
-    /// It is.
-    There,
-    /// It is not: completed, aborted or expired.
-    Gone,
-    /// The store does not answer that.
-    Unknown,
-}
-
 impl S3Api {
     /// Gets a page; repeats what may pass.
     pub(super) async fn list_page(&self, request: &PageRequest) -> Result<Page, Failure> {
@@ -166,7 +155,7 @@ impl S3Api {
             write!(body, "<PartNumber>{}</PartNumber></Part>", index + 1).unwrap_or(());
         }
         body.push_str("</CompleteMultipartUpload>");
-        let url = url(&self.object_url(key), &[("uploadId", upload_id)]);
+        let url = self.object_query(key, &[("uploadId", upload_id)]);
         let call = self.call("POST", &url, body.into(), condition);
         let answer = match tokio::time::timeout(COMPLETION_LIMIT, call).await {
             Ok(answer) => answer?,
@@ -188,55 +177,19 @@ impl S3Api {
         })
     }
 
-    /// Whether the upload is still there. `parts` is how many parts it has to have: some servers list
-    /// an upload that is gone as one without parts.
-    pub(super) async fn upload_presence(
-        &self,
-        key: &Path,
-        upload_id: &str,
-        parts: usize,
-    ) -> Result<UploadPresence, Failure> {
-        let url = url(
-            &self.object_url(key),
-            &[("max-parts", "1"), ("uploadId", upload_id)],
-        );
-        let mut attempt = 0;
-        loop {
-            match self.call("GET", &url, Bytes::new(), &Condition::None).await {
-                Ok(answer) => {
-                    let mut listed = false;
-                    let parsed =
-                        xml::walk(&answer, |open, _| listed |= matches!(open, [_, "Part"]));
-                    return Ok(match (parsed, listed || parts == 0) {
-                        (Ok(()), true) => UploadPresence::There,
-                        (Ok(()), false) => UploadPresence::Gone,
-                        (Err(_), _) => UploadPresence::Unknown,
-                    });
-                }
-                Err(failure) if failure.is_no_such_upload() || failure.status == Some(404) => {
-                    return Ok(UploadPresence::Gone);
-                }
-                Err(failure) if failure.is_passing() => {
-                    attempt += 1;
-                    if attempt == ATTEMPTS {
-                        return Err(failure);
-                    }
-                    tokio::time::sleep(backoff(attempt)).await;
-                }
-                Err(failure) if failure.kind() == ErrorKind::Authentication => return Err(failure),
-                Err(_refused) => return Ok(UploadPresence::Unknown),
-            }
-        }
-    }
-
     fn object_url(&self, key: &Path) -> String {
         let mut url = format!("{}/", self.bucket_url);
         encode(key.as_ref(), Slash::Keep, &mut url);
         url
     }
 
+    /// The address of a question about `key`.
+    pub(super) fn object_query(&self, key: &Path, query: &[(&str, &str)]) -> String {
+        url(&self.object_url(key), query)
+    }
+
     /// One signed request; the whole body of the answer, if it says yes.
-    async fn call(
+    pub(super) async fn call(
         &self,
         method: &str,
         url: &str,

@@ -15,13 +15,13 @@ use knarr_core::job::Verify;
 use knarr_core::{ContentHash, RelPath, Timestamp};
 use object_store::path::Path;
 use object_store::{PutMultipartOptions, PutPayload};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 
 use super::commit::{Content, ObjectCommitter, StagedObject, check_replace};
 use super::error::Failure;
-use super::parts::{MAX_PARTS, PartPlan, SavedUpload, attributes, has_mark, new_mark};
-use super::s3::UploadPresence;
+use super::parts::{MAX_PARTS, PartPlan, SavedUpload, attributes, new_mark};
+use super::resume::{self, Earlier, ListedPart, abort};
+use super::send::{Begun, PartThere, SendPart};
 use super::{Inner, PARTS_IN_FLIGHT};
 use crate::error::{ErrorKind, RemoteError};
 use crate::remote::{Replace, WriteOptions};
@@ -66,10 +66,13 @@ enum Way {
 
 struct Parts {
     saved: SavedUpload,
+    begun: Begun,
     /// The number of the part that is being filled.
     number: u32,
     done: BTreeMap<u32, PartDone>,
-    tasks: JoinSet<Result<PartDone, RemoteError>>,
+    /// What the store has and nobody noted; compared before it is sent again.
+    listed: BTreeMap<u32, ListedPart>,
+    tasks: JoinSet<Result<PartThere, RemoteError>>,
 }
 
 impl fmt::Debug for ObjectUpload {
@@ -123,36 +126,6 @@ pub(super) async fn begin(
     Ok(Box::new(upload))
 }
 
-/// Gives up an upload of which only the saved text is left.
-pub(super) async fn abort_saved(inner: &Inner, state: &str) -> Result<(), RemoteError> {
-    let saved: SavedUpload = serde_json::from_str(state).map_err(|error| {
-        let message = "what was saved about the upload cannot be read";
-        RemoteError::new(ErrorKind::InvalidName, "abort an upload", message).caused_by(error)
-    })?;
-    abort(inner, &saved).await
-}
-
-async fn abort(inner: &Inner, saved: &SavedUpload) -> Result<(), RemoteError> {
-    let Ok(key) = Path::parse(&saved.key) else {
-        let message = "the key of the upload is not valid";
-        return Err(RemoteError::new(
-            ErrorKind::InvalidName,
-            "abort an upload",
-            message,
-        ));
-    };
-    match inner.store.abort_multipart(&key, &saved.upload_id).await {
-        Ok(()) => Ok(()),
-        Err(error) => {
-            let failure = Failure::store(&error);
-            if failure.is_no_such_upload() || failure.status == Some(404) {
-                return Ok(());
-            }
-            Err(failure.into_remote("abort an upload", None))
-        }
-    }
-}
-
 impl ObjectUpload {
     fn failed(&self, failure: Failure) -> RemoteError {
         failure.into_remote("write", Some(&self.path))
@@ -166,56 +139,31 @@ impl ObjectUpload {
     }
 
     async fn resume(&mut self, resume: ResumeState) -> Result<(), RemoteError> {
-        let Ok(saved) = serde_json::from_str::<SavedUpload>(&resume.state) else {
-            tracing::warn!(path = %self.path, "an upload's saved state cannot be read, starting over");
-            return self.save(CheckpointUpdate::Forgotten).await;
-        };
-        if saved.key != self.key.as_ref() || saved.plan.size() != self.size {
-            if let Err(error) = abort(&self.inner, &saved).await {
-                tracing::warn!(path = %self.path, %error, "an outdated upload is left at the store");
-            }
-            return self.save(CheckpointUpdate::Forgotten).await;
-        }
-        let presence = match &self.inner.s3 {
-            Some(s3) => {
-                s3.upload_presence(&self.key, &saved.upload_id, resume.parts.len())
-                    .await
-            }
-            None => Ok(UploadPresence::Unknown),
-        };
-        if presence.map_err(|failure| self.failed(failure))? == UploadPresence::Gone {
-            let head = self
-                .inner
-                .head(&self.key)
-                .await
-                .map_err(|failure| self.failed(failure))?;
-            let ours = head.is_some_and(|head| {
-                has_mark(&head.attributes, &saved.mark) && self.size == Some(head.meta.size)
-            });
-            if ours {
+        match resume::look(&self.inner, &self.path, &self.key, self.size, resume).await? {
+            Earlier::Gone => return self.save(CheckpointUpdate::Forgotten).await,
+            Earlier::Finished(saved) => {
                 self.resumed_at = self.size.unwrap_or(0);
                 self.way = Way::Finished(saved);
-                return Ok(());
             }
-            return self.save(CheckpointUpdate::Forgotten).await;
+            Earlier::Parts {
+                saved,
+                done,
+                listed,
+            } => {
+                self.resumed_at = (0..)
+                    .map_while(|number| done.get(&number))
+                    .map(|part| part.size)
+                    .sum();
+                self.way = Way::Parts(Parts {
+                    saved,
+                    begun: Begun::Earlier,
+                    number: 0,
+                    done,
+                    listed,
+                    tasks: JoinSet::new(),
+                });
+            }
         }
-        let done: BTreeMap<u32, PartDone> = resume
-            .parts
-            .into_iter()
-            .filter(|part| part.number < MAX_PARTS && part.size > 0)
-            .filter(|part| part.size == saved.plan.length(part.number))
-            .map(|part| (part.number, part))
-            .collect();
-        self.resumed_at = (0..)
-            .map_while(|number| done.get(&number))
-            .map(|part| part.size)
-            .sum();
-        self.way = Way::Parts(Parts {
-            saved,
-            number: 0,
-            done,
-            tasks: JoinSet::new(),
-        });
         Ok(())
     }
 
@@ -255,11 +203,12 @@ impl ObjectUpload {
             abort(&self.inner, &saved).await.unwrap_or(());
             return Err(error);
         }
-        let done = BTreeMap::new();
         self.way = Way::Parts(Parts {
             saved,
+            begun: Begun::Now,
             number: 0,
-            done,
+            done: BTreeMap::new(),
+            listed: BTreeMap::new(),
             tasks: JoinSet::new(),
         });
         Ok(())
@@ -309,10 +258,12 @@ impl ObjectUpload {
             inner: Arc::clone(&self.inner),
             path: self.path.clone(),
             key: self.key.clone(),
-            upload_id: parts.saved.upload_id.clone(),
+            saved: parts.saved.clone(),
+            begun: parts.begun,
             number,
             length,
-            payload: buffer.into_iter().collect(),
+            chunks: buffer,
+            listed: parts.listed.remove(&number),
             sink: self.sink.clone(),
             slots,
         };
@@ -426,6 +377,7 @@ impl ObjectUpload {
                 let receipts = parts.done.into_values().map(|part| part.receipt).collect();
                 Content::Parts {
                     saved: parts.saved,
+                    begun: parts.begun,
                     receipts,
                     sink: self.sink.clone(),
                 }
@@ -444,7 +396,7 @@ async fn take_part(parts: &mut Parts, sent: &mut u64, path: &RelPath) -> Result<
 fn note(
     parts: &mut Parts,
     sent: &mut u64,
-    ended: Result<Result<PartDone, RemoteError>, tokio::task::JoinError>,
+    ended: Result<Result<PartThere, RemoteError>, tokio::task::JoinError>,
     path: &RelPath,
 ) -> Result<(), RemoteError> {
     let part = ended.map_err(|error| {
@@ -456,56 +408,9 @@ fn note(
         .at(path)
         .caused_by(error)
     })??;
-    *sent += part.size;
-    parts.done.insert(part.number, part);
+    *sent += part.sent;
+    parts.done.insert(part.done.number, part.done);
     Ok(())
-}
-
-/// One part on its way; holds its place in memory until it is sent and saved.
-struct SendPart {
-    inner: Arc<Inner>,
-    path: RelPath,
-    key: Path,
-    upload_id: String,
-    number: u32,
-    length: u64,
-    payload: PutPayload,
-    sink: Option<Arc<dyn CheckpointSink>>,
-    slots: OwnedSemaphorePermit,
-}
-
-impl SendPart {
-    async fn run(self) -> Result<PartDone, RemoteError> {
-        let index = usize::try_from(self.number).unwrap_or(usize::MAX);
-        let put = self
-            .inner
-            .store
-            .put_part(&self.key, &self.upload_id, index, self.payload)
-            .await;
-        let part = match put {
-            Ok(part) => part,
-            Err(error) => {
-                let failure = Failure::store(&error);
-                if failure.is_no_such_upload()
-                    && let Some(sink) = &self.sink
-                {
-                    // The next attempt has to begin a new one.
-                    sink.save(CheckpointUpdate::Forgotten).await?;
-                }
-                return Err(failure.into_remote("write", Some(&self.path)));
-            }
-        };
-        let done = PartDone {
-            number: self.number,
-            size: self.length,
-            receipt: part.content_id,
-        };
-        if let Some(sink) = &self.sink {
-            sink.save(CheckpointUpdate::PartDone(done.clone())).await?;
-        }
-        drop(self.slots);
-        Ok(done)
-    }
 }
 
 #[async_trait]

@@ -213,6 +213,10 @@ impl Remote for SftpRemote {
     async fn remove(&self, removals: &[Removal]) -> Vec<Result<(), RemoteError>> {
         removing::remove(&self.place, removals).await
     }
+
+    async fn abandon(&self, path: &RelPath, state: &str) -> Result<(), RemoteError> {
+        staging::abandon(&self.place, path, state).await
+    }
 }
 
 /// Whether something is a file or link, which a rename may replace.

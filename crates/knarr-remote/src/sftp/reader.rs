@@ -10,6 +10,7 @@ use knarr_core::{Entry, RelPath};
 use knarr_sftp::client::{AtEnd, FileReader, ReadOptions as Requests};
 use knarr_sftp::{Attributes, Handle, OpenFlags};
 
+use crate::buffers::{Buffer, Buffers};
 use crate::error::{ErrorKind, RemoteError};
 use crate::remote::{ReadOptions, Reader};
 use crate::sftp::connection::Connection;
@@ -18,6 +19,12 @@ use crate::sftp::{Place, entries, error};
 
 /// Bytes that make another connection worth its round trip.
 const BYTES_PER_CONNECTION: u64 = 8 * 1024 * 1024;
+
+/// Bytes of a chunk that is handed on.
+const CHUNK_BYTES: usize = 256 * 1024;
+
+/// Files up to this length are handed on as they come.
+const WHOLE_BYTES: u64 = 128 * 1024;
 
 /// How many connections a file of `size` bytes is worth.
 pub(super) fn worthwhile(endpoint: &SftpEndpoint, size: u64) -> usize {
@@ -36,6 +43,11 @@ pub(super) struct SftpReader {
     full: Vec<u8>,
     entry: Entry,
     reader: FileReader,
+    buffers: Arc<Buffers>,
+    /// What has arrived of the next chunk.
+    filling: Option<Buffer>,
+    /// What did not fit into it.
+    rest: Bytes,
 }
 
 /// Opens a file.
@@ -92,6 +104,9 @@ pub(super) async fn open(
         full,
         entry,
         reader,
+        buffers: Buffers::new(CHUNK_BYTES),
+        filling: None,
+        rest: Bytes::new(),
     })
 }
 
@@ -146,6 +161,26 @@ fn check(entry: &Entry, expected: Option<&Fingerprint>, offset: u64) -> Result<(
     Ok(())
 }
 
+impl SftpReader {
+    /// Puts a piece behind those of the next chunk, which is returned when it is full. The pieces are
+    /// as the server's packets were cut, and hashing and writing them one by one costs more than this
+    /// copy.
+    fn collect(&mut self, mut piece: Bytes, filling: Option<Buffer>) -> Option<Bytes> {
+        if filling.is_none() && self.entry.size <= WHOLE_BYTES {
+            return Some(piece);
+        }
+        let mut filling = filling.unwrap_or_else(|| self.buffers.take());
+        let fits = piece.split_to(piece.len().min(filling.room()));
+        filling.bytes().extend_from_slice(&fits);
+        self.rest = piece;
+        if filling.room() == 0 {
+            return Some(filling.freeze());
+        }
+        self.filling = Some(filling);
+        None
+    }
+}
+
 #[async_trait]
 impl Reader for SftpReader {
     fn entry(&self) -> &Entry {
@@ -153,8 +188,26 @@ impl Reader for SftpReader {
     }
 
     async fn next(&mut self) -> Result<Option<Bytes>, RemoteError> {
-        let next = self.reader.next().await;
-        next.map_err(|source| error::at(&self.connection, "read", &self.entry.path, source))
+        loop {
+            let piece = match std::mem::take(&mut self.rest) {
+                rest if rest.is_empty() => self.reader.next().await,
+                rest => Ok(Some(rest)),
+            };
+            match (piece, self.filling.take()) {
+                (Ok(Some(piece)), filling) => {
+                    if let Some(chunk) = self.collect(piece, filling) {
+                        return Ok(Some(chunk));
+                    }
+                }
+                // What arrived before the end, or before a failure, counts; that is told by the next call.
+                (_, Some(filled)) => return Ok(Some(filled.freeze())),
+                (Ok(None), None) => return Ok(None),
+                (Err(source), None) => {
+                    let path = &self.entry.path;
+                    return Err(error::at(&self.connection, "read", path, source));
+                }
+            }
+        }
     }
 
     async fn finish(&mut self) -> Result<Entry, RemoteError> {

@@ -280,6 +280,29 @@ pub(super) async fn discard(target: &Target) {
     }
 }
 
+/// Removes the staged file that `state` names, beside `path`.
+pub(super) async fn abandon(place: &Place, path: &RelPath, state: &str) -> Result<(), RemoteError> {
+    const OPERATION: &str = "give up what is staged for";
+    let invalid =
+        |message: String| RemoteError::new(ErrorKind::InvalidName, OPERATION, message).at(path);
+    let name = state::staged_name(state)
+        .ok_or_else(|| invalid("what was saved does not name a staged file".to_owned()))?;
+    let staged = path
+        .with_name(name.as_bytes())
+        .map_err(|reason| invalid(reason.to_string()))?;
+    let connection = place.endpoint.connection().await?;
+    match connection
+        .client()
+        .remove(&place.root().full(&staged))
+        .await
+    {
+        Err(source) if !source.is_not_found() => {
+            Err(error::at(&connection, OPERATION, path, source))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// The "started" text of a target.
 pub(super) fn started_state(target: &Target) -> String {
     state::started(target.options.staged_id)

@@ -36,6 +36,14 @@ pub(super) fn resumable(options: &WriteOptions) -> Option<u64> {
     (fits && *offset > 0).then_some(*offset)
 }
 
+/// The name of the staged file in a "started" text; nothing if it is no text of ours.
+pub(super) fn staged_name(state: &str) -> Option<String> {
+    let earlier: StartedState = serde_json::from_str(state).ok()?;
+    let is_ours = earlier.version == VERSION
+        && knarr_fs::stage::staged_id(earlier.staged.as_bytes()).is_some();
+    is_ours.then_some(earlier.staged)
+}
+
 /// What the committer needs to know.
 #[derive(Debug)]
 pub(super) struct StagedState {
@@ -74,5 +82,19 @@ mod tests {
         assert_eq!(with(started(StagedId(8)), 5), None);
         assert_eq!(with("{}".to_owned(), 5), None);
         assert_eq!(with(started(StagedId(7)).replace(":1", ":2"), 5), None);
+    }
+
+    #[test]
+    fn k12_a_saved_text_names_a_staged_file_and_nothing_else() {
+        let name = StagedId(7).file_name();
+        assert_eq!(staged_name(&started(StagedId(7))), Some(name.clone()));
+        for other in ["../x", "data", "", ".knarr-7.part"] {
+            assert_eq!(
+                staged_name(&started(StagedId(7)).replace(&name, other)),
+                None,
+                "{other}"
+            );
+        }
+        assert_eq!(staged_name("nonsense"), None);
     }
 }

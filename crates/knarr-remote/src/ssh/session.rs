@@ -6,7 +6,7 @@ use std::time::Duration;
 use russh::client::{self, Handle};
 use russh::keys::Algorithm;
 use russh::{ChannelMsg, Disconnect};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -21,6 +21,9 @@ const WINDOW_BYTES: u32 = 32 * 1024 * 1024;
 
 /// The longest packet: what a TCP segment can hold.
 const PACKET_BYTES: u32 = 65_535;
+
+/// What is read from the socket at once, in bytes; larger packets are read past this buffer.
+const READ_BYTES: usize = 16 * 1024;
 
 /// Messages of a channel that may wait for the task that takes them. That task always takes; the
 /// room only saves changes between tasks.
@@ -352,7 +355,8 @@ async fn open_stream(
         };
         let socket = connected.map_err(unreachable)?;
         socket.set_nodelay(true).map_err(unreachable)?;
-        return Ok(Box::new(socket));
+        // russh reads the length of a packet and the packet apart: two system calls for each reply.
+        return Ok(Box::new(BufReader::with_capacity(READ_BYTES, socket)));
     };
     let handle = jump
         .handle

@@ -9,6 +9,7 @@ mod local;
 mod memory;
 mod object;
 mod object_faults;
+mod object_resume;
 mod object_support;
 mod sabotage;
 mod sftp;

@@ -156,13 +156,35 @@ async fn a_small_new_file_costs_one_request_once_the_store_has_kept_a_condition(
             .await
             .unwrap();
     };
-    write("first".to_owned()).await;
+    // A busy server may cut a connection; then there was no answer from which anything could be learnt.
+    for number in 0.. {
+        assert!(number < 20, "the store refuses by no condition");
+        write(format!("first-{number}")).await;
+        let requests = settled(&proxy).await;
+        if requests.iter().any(|request| request.status == Some(412)) {
+            break;
+        }
+    }
+    proxy.clear_requests();
     for number in 0..10 {
         write(format!("later-{number}")).await;
     }
-    let mut requests = settled(&proxy).await;
-    requests.retain(|request| request.target.contains("later-"));
-    assert_eq!(requests.len(), 10, "{requests:?}");
+    let requests = settled(&proxy).await;
+    let mut answered_at_once = 0;
+    for number in 0..10 {
+        let name = format!("later-{number}");
+        let about = requests
+            .iter()
+            .filter(|request| request.target.ends_with(&name));
+        let statuses: Vec<Option<u16>> = about.map(|request| request.status).collect();
+        match &statuses[..] {
+            [Some(200)] => answered_at_once += 1,
+            // The repetition, and the look before it, are allowed only after a cut.
+            cut if cut.contains(&None) => {}
+            other => panic!("\"{name}\" was asked for more than once: {other:?}"),
+        }
+    }
+    assert!(answered_at_once >= 5, "{requests:?}");
 }
 
 #[tokio::test]

@@ -485,28 +485,6 @@ async fn an_answer_cut_in_the_middle_is_read_on_where_it_was() {
 }
 
 #[tokio::test]
-async fn an_upload_that_nobody_will_finish_can_be_given_up_by_its_saved_state() {
-    let server = Moto::start();
-    let proxy = HttpFaultProxy::start(server.address());
-    let remote = through(&server, &proxy).await;
-    let sink = RecordingSink::new();
-    let mut upload = begin(&remote, "big", LENGTH, &sink, None).await.unwrap();
-    feed(&mut *upload, &pattern(1, 10 << 20)).await.unwrap();
-    upload.suspend().await;
-    let state = sink.state().expect("a suspended upload is saved").state;
-    let fresh = through(&server, &proxy).await;
-    fresh.abort_upload(&state).await.unwrap();
-    fresh.abort_upload(&state).await.unwrap();
-    let requests = settled(&proxy).await;
-    let aborts = requests
-        .iter()
-        .filter(|request| request.method == "DELETE")
-        .count();
-    assert_eq!(aborts, 2);
-    fresh.abort_upload("nonsense").await.unwrap_err();
-}
-
-#[tokio::test]
 async fn a_store_that_has_another_checksum_than_was_sent_has_not_got_the_file() {
     let server = Moto::start();
     let proxy = HttpFaultProxy::start(server.address());

@@ -32,6 +32,7 @@ enum Sabotage {
     ForgetsEvidence,
     MergesNames,
     NeverResumes,
+    NeverGivesUp,
 }
 
 #[derive(Debug, Clone)]
@@ -152,6 +153,13 @@ impl Remote for Saboteur {
             }
         }
         self.inner.remove(&removals).await
+    }
+
+    async fn abandon(&self, path: &RelPath, state: &str) -> Result<(), RemoteError> {
+        if self.is(Sabotage::NeverGivesUp) {
+            return Ok(());
+        }
+        self.inner.abandon(path, state).await
     }
 }
 
@@ -328,6 +336,10 @@ async fn every_broken_promise_fails_the_case_that_holds_it() {
         (
             Sabotage::NeverResumes,
             "k9_a_suspended_upload_goes_on_where_it_was",
+        ),
+        (
+            Sabotage::NeverGivesUp,
+            "what_an_earlier_attempt_left_can_be_given_up_by_what_it_saved",
         ),
     ] {
         assert!(

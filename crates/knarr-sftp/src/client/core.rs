@@ -19,7 +19,9 @@ use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, oneshot};
 use tokio::time::Instant;
 
 use crate::client::{ConnectionError, Error};
-use crate::codec::{Attributes, CodecError, LENGTH_BYTES, NameEntry, Request, Status};
+use crate::codec::{
+    Attributes, CodecError, LENGTH_BYTES, NameEntry, Request, Status, encode_write_header,
+};
 
 /// Requests that carry and ask for less than this are limited by their number alone.
 const LIGHT_BYTES: u32 = 4096;
@@ -153,11 +155,29 @@ struct Slot {
     occupant: Option<Occupant>,
 }
 
+/// What is to be sent, in order.
+#[derive(Debug)]
+pub(crate) enum Outgoing {
+    /// Small packets, and what comes before the data of large ones.
+    Packets(BytesMut),
+    /// Data that goes out as it came in, without a copy.
+    Data(Bytes),
+}
+
+impl Outgoing {
+    pub(crate) fn into_bytes(self) -> Bytes {
+        match self {
+            Self::Packets(buffer) => buffer.freeze(),
+            Self::Data(bytes) => bytes,
+        }
+    }
+}
+
 #[derive(Debug)]
 struct State {
     slots: Vec<Slot>,
     free: Vec<u16>,
-    outbox: VecDeque<BytesMut>,
+    outbox: VecDeque<Outgoing>,
     /// Handles that nobody holds any more and for which no request was free. The server limits how
     /// many handles there are, so this is limited too.
     closes: Vec<Bytes>,
@@ -332,8 +352,48 @@ impl Core {
         let id = state.reserve();
         let was_idle = state.outbox.is_empty();
         packet[LENGTH_BYTES + 1..LENGTH_BYTES + 5].copy_from_slice(&id.to_be_bytes());
-        state.outbox.push_back(packet);
+        state.outbox.push_back(Outgoing::Packets(packet));
         Ok(self.commit(state, admission, id, expect, was_idle))
+    }
+
+    /// Queues a WRITE of `pieces`, which are not copied unless they are small.
+    pub(crate) fn submit_write(
+        self: &Arc<Self>,
+        admission: Admission<'_>,
+        handle: &[u8],
+        offset: u64,
+        pieces: Vec<Bytes>,
+    ) -> Result<Result<Pending, CodecError>, Error> {
+        let data_bytes: usize = pieces.iter().map(Bytes::len).sum();
+        let mut state = self.lock();
+        if let Some(reason) = &state.failure {
+            return Err(Error::lost(reason));
+        }
+        let id = state.reserve();
+        let was_idle = state.outbox.is_empty();
+        let (limit, tail) = (self.packet_limit(), state.tail());
+        if let Err(error) = encode_write_header(id, handle, offset, data_bytes, limit, tail) {
+            state.release(id);
+            state.drop_empty_tail();
+            return Ok(Err(error));
+        }
+        if data_bytes < COALESCED_BYTES {
+            let tail = state.tail();
+            // At once for those that will follow it: growing step by step would copy each several times.
+            tail.reserve(data_bytes.max(COALESCED_BYTES.saturating_sub(tail.len())));
+            pieces
+                .iter()
+                .for_each(|piece| tail.extend_from_slice(piece));
+        } else {
+            state.outbox.extend(pieces.into_iter().map(Outgoing::Data));
+        }
+        Ok(Ok(self.commit(
+            state,
+            admission,
+            id,
+            Expect::Status,
+            was_idle,
+        )))
     }
 
     fn commit(
@@ -440,7 +500,7 @@ impl Core {
     }
 
     /// Everything that is to be sent; waits until there is something. `None` after a failure.
-    pub(crate) async fn to_send(&self) -> Option<VecDeque<BytesMut>> {
+    pub(crate) async fn to_send(&self) -> Option<VecDeque<Outgoing>> {
         loop {
             {
                 let mut state = self.lock();
@@ -514,23 +574,28 @@ impl State {
     /// Takes the buffer of a packet that could not be encoded away again: an outbox that is not empty
     /// means that the sending task has been woken.
     fn drop_empty_tail(&mut self) {
-        if self.outbox.back().is_some_and(BytesMut::is_empty) {
+        if let Some(Outgoing::Packets(buffer)) = self.outbox.back()
+            && buffer.is_empty()
+        {
             self.outbox.pop_back();
         }
     }
 
     /// The buffer that the next small packet goes into.
     fn tail(&mut self) -> &mut BytesMut {
-        if self
-            .outbox
-            .back()
-            .is_none_or(|buffer| buffer.len() >= COALESCED_BYTES)
-        {
-            self.outbox.push_back(BytesMut::with_capacity(FRESH_BYTES));
+        let has_room = matches!(
+            self.outbox.back(),
+            Some(Outgoing::Packets(buffer)) if buffer.len() < COALESCED_BYTES
+        );
+        if !has_room {
+            let fresh = BytesMut::with_capacity(FRESH_BYTES);
+            self.outbox.push_back(Outgoing::Packets(fresh));
         }
-        self.outbox
-            .back_mut()
-            .expect("a buffer was there or has just been added")
+        let last = self.outbox.back_mut().and_then(|last| match last {
+            Outgoing::Packets(buffer) => Some(buffer),
+            Outgoing::Data(_) => None,
+        });
+        last.expect("a buffer was there or has just been added")
     }
 }
 

@@ -39,7 +39,7 @@ impl Default for WriteOptions {
     fn default() -> Self {
         Self {
             offset: 0,
-            request_bytes: 64 * 1024,
+            request_bytes: 128 * 1024,
             requests_in_flight: 64,
         }
     }

@@ -5,7 +5,7 @@ use bytes::{Bytes, BytesMut};
 use crate::client::core::{Answer, Expect, Payload, Pending, RawHandle};
 use crate::client::operations::{Subject, finished, refused, unsendable};
 use crate::client::{Client, Error};
-use crate::codec::{Attributes, ExtendedRequest, Extension, Request, encode_write};
+use crate::codec::{Attributes, ExtendedRequest, Extension, Request};
 
 /// WRITEs that carry more are encoded outside the lock, into a buffer of their own.
 const OWN_BUFFER_BYTES: usize = 8 * 1024;
@@ -202,8 +202,7 @@ impl Handle {
     ) -> Result<Pending, Error> {
         let core = self.client.core();
         let admission = core.admit(length).await?;
-        let packet = encode_write(&self.raw.bytes, offset, &take(), core.packet_limit());
-        let packet = packet.map_err(|source| unsendable(source, self.subject("write")))?;
-        core.submit_packet(admission, packet, Expect::Status)
+        let submitted = core.submit_write(admission, &self.raw.bytes, offset, take())?;
+        submitted.map_err(|source| unsendable(source, self.subject("write")))
     }
 }

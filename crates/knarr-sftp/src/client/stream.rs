@@ -20,8 +20,8 @@ pub trait PacketSource: Send {
 
 /// Where the packets of the client go.
 pub trait PacketSink: Send {
-    /// Sends whole packets: one large one, or several small ones. Returns when the stream has taken
-    /// them, so that what waits stays with the client, where it is counted.
+    /// Sends the next bytes: several small packets, or a part of a large one. Returns when the stream has
+    /// taken them, so that what waits stays with the client, where it is counted.
     fn send(&mut self, packets: Bytes) -> impl Future<Output = io::Result<()>> + Send;
 }
 

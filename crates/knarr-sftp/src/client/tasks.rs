@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::client::core::{Answer, Core, Expect, Payload, RawHandle, Waiter};
+use crate::client::core::{Answer, Core, Expect, Outgoing, Payload, RawHandle, Waiter};
 use crate::client::framer::{Frame, Framer};
 use crate::client::{ConnectionError, PacketSink, PacketSource};
 use crate::codec::{Reply, ServerPacket, StatusCode};
@@ -27,12 +27,12 @@ pub(crate) async fn receive(
 
 /// Sends until the connection ends.
 pub(crate) async fn send(core: Arc<Core>, mut sink: impl PacketSink, receiver: AbortHandle) {
-    while let Some(buffers) = core.to_send().await {
-        for buffer in buffers {
-            if buffer.is_empty() {
+    while let Some(outgoing) = core.to_send().await {
+        for bytes in outgoing.into_iter().map(Outgoing::into_bytes) {
+            if bytes.is_empty() {
                 continue;
             }
-            if let Err(source) = sink.send(buffer.freeze()).await {
+            if let Err(source) = sink.send(bytes).await {
                 core.fail(ConnectionError::Stream {
                     doing: "sending",
                     source,

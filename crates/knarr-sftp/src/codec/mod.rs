@@ -22,7 +22,7 @@ use bytes::Bytes;
 pub use attributes::{Attributes, FileType, Owner, Times};
 pub use extensions::{Extension, Extensions, FilesystemStatistics, ServerLimits};
 pub use reply::{NameEntry, Reply, ServerPacket, Status, StatusCode};
-pub use request::{ClientPacket, ExtendedRequest, OpenFlags, Request, encode_write};
+pub use request::{ClientPacket, ExtendedRequest, OpenFlags, Request, encode_write_header};
 
 /// The version of the protocol that is spoken here.
 pub const VERSION: u32 = 3;

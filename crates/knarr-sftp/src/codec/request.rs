@@ -517,28 +517,35 @@ fn put_pair<B: AsRef<[u8]>>(out: &mut BytesMut, extension: Extension, first: &B,
     put_string(out, second.as_ref());
 }
 
-/// A WRITE of several pieces as one packet in one buffer of the exact size, with the id left zero.
+/// What a WRITE consists of before its data: the packet is this, followed by `data_bytes` bytes. So the
+/// data need not be copied behind it.
 ///
 /// # Errors
 ///
-/// [`CodecError::TooLarge`].
-pub fn encode_write(
+/// [`CodecError::TooLarge`]; nothing is appended then.
+pub fn encode_write_header(
+    id: u32,
     handle: &[u8],
     offset: u64,
-    pieces: &[Bytes],
+    data_bytes: usize,
     limit_bytes: usize,
-) -> Result<BytesMut, CodecError> {
-    let data_bytes: usize = pieces.iter().map(Bytes::len).sum();
-    let mut out = BytesMut::with_capacity(25 + handle.len() + data_bytes);
-    put_packet(&mut out, limit_bytes, |out| {
-        out.put_u8(kind::WRITE);
-        out.put_u32(0);
-        put_string(out, handle);
-        out.put_u64(offset);
-        out.put_u32(u32::try_from(data_bytes).unwrap_or(u32::MAX));
-        for piece in pieces {
-            out.put_slice(piece);
-        }
-    })?;
-    Ok(out)
+    out: &mut BytesMut,
+) -> Result<(), CodecError> {
+    let fixed = size_of::<u8>() + 3 * size_of::<u32>() + size_of::<u64>();
+    let length = fixed + handle.len() + data_bytes;
+    let declared = u32::try_from(length)
+        .ok()
+        .filter(|_| length <= limit_bytes)
+        .ok_or(CodecError::TooLarge {
+            bytes: length,
+            limit_bytes,
+        })?;
+    out.reserve(size_of::<u32>() + fixed + handle.len());
+    out.put_u32(declared);
+    out.put_u8(kind::WRITE);
+    out.put_u32(id);
+    put_string(out, handle);
+    out.put_u64(offset);
+    out.put_u32(u32::try_from(data_bytes).unwrap_or(u32::MAX));
+    Ok(())
 }

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use knarr_sftp::codec::{
     Attributes, ClientPacket, CodecError, ExtendedRequest, NameEntry, OpenFlags, Owner, Reply,
-    Request, ServerPacket, Status, StatusCode, Times, encode_write, exercise,
+    Request, ServerPacket, Status, StatusCode, Times, encode_write_header, exercise,
 };
 use proptest::prelude::{Just, Strategy, any, prop};
 use proptest::{prop_assert, prop_assert_eq, prop_oneof, proptest};
@@ -223,16 +223,26 @@ proptest! {
     }
 
     #[test]
-    fn a_write_of_pieces_is_the_write_of_the_whole(
+    fn a_header_and_its_data_are_the_write_of_the_whole(
+        id in any::<u32>(),
         handle in string(),
         offset in any::<u64>(),
-        pieces in prop::collection::vec(string(), 0..5),
+        data in string(),
+        limit in 0_usize..100,
     ) {
-        let data = pieces.concat();
         let mut whole = BytesMut::new();
         let request = Request::Write { handle: &handle[..], offset, data: &data[..] };
-        request.encode(0, usize::MAX, &mut whole).unwrap();
-        prop_assert_eq!(encode_write(&handle, offset, &pieces, usize::MAX).unwrap(), whole);
+        request.encode(id, usize::MAX, &mut whole).unwrap();
+        let mut parts = BytesMut::from(&b"before"[..]);
+        encode_write_header(id, &handle, offset, data.len(), usize::MAX, &mut parts).unwrap();
+        parts.extend_from_slice(&data);
+        prop_assert_eq!(parts.strip_prefix(b"before"), Some(&whole[..]));
+
+        let (mut one, mut other) = (BytesMut::new(), BytesMut::new());
+        let refused = request.encode(id, limit, &mut one).is_err();
+        let header = encode_write_header(id, &handle, offset, data.len(), limit, &mut other);
+        prop_assert_eq!(header.is_err(), refused);
+        prop_assert_eq!(other.is_empty(), refused);
     }
 }
 

@@ -190,11 +190,14 @@ fn holds_golden_content(directory: &Path) {
 const GOLDEN_HEAD: &str = include_str!("../../testdata/schema-1.head");
 
 #[test]
-fn a_state_of_version_1_can_be_read_for_ever() {
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/schema-1.db");
-    let directory = TempDir::new().unwrap();
-    std::fs::copy(golden, directory.path().join("knarr.db")).unwrap();
-    holds_golden_content(directory.path());
+fn a_state_of_any_version_can_be_read_for_ever() {
+    for version in 1..=SCHEMA_VERSION {
+        let golden = format!("testdata/schema-{version}.db");
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join(golden);
+        let directory = TempDir::new().unwrap();
+        std::fs::copy(golden, directory.path().join("knarr.db")).unwrap();
+        holds_golden_content(directory.path());
+    }
 }
 
 /// With `KNARR_STORE_GOLDEN=FILE` it leaves the file there, for a new version of the schema.

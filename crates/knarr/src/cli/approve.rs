@@ -16,6 +16,7 @@ use crate::output::{Format, Output};
 /// Approves the plan that is held now, and no other: if the trees change so that another plan would be
 /// held, that one waits again. Without a job, what is held is listed.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  knarr approve\n  knarr approve sensors")]
 pub(crate) struct ApproveArguments {
     /// The job whose plan is held
     job: Option<String>,

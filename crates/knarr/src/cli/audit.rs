@@ -15,6 +15,9 @@ use crate::output::{Format, Output, Style};
 
 /// Check or export the custody record
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  knarr audit verify\n  knarr audit export --format csv > custody.csv"
+)]
 pub(crate) struct AuditArguments {
     #[command(subcommand)]
     command: AuditCommand,
@@ -27,12 +30,14 @@ enum AuditCommand {
     /// Each record's hash covers the one before it. Prints the end of the chain: note it elsewhere, and
     /// give it as --noted later, to find also a chain that was made anew as a whole. Exit code 1 if the
     /// chain is broken.
+    #[command(after_help = "Example:\n  knarr audit verify --noted \"$(cat /mnt/usb/noted)\"")]
     Verify {
         /// An end of the chain that was printed before: COUNT:HASH
         #[arg(long, value_name = "COUNT:HASH", value_parser = noted)]
         noted: Option<ChainHead>,
     },
     /// Print all records in order
+    #[command(after_help = "Example:\n  knarr audit export --format csv > custody.csv")]
     Export {
         /// In which format
         #[arg(long, value_enum, default_value_t = ExportFormat::Jsonl)]

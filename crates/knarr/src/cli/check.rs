@@ -19,6 +19,7 @@ use crate::output::{Format, Output, Style};
 ///
 /// Tells everything that is wrong, with line, column and what was probably meant.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  knarr check --connect")]
 pub(crate) struct CheckArguments {
     /// Connect to every endpoint and list its root
     #[arg(long)]

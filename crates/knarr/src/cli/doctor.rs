@@ -30,6 +30,7 @@ const EARLIEST: Timestamp = Timestamp::from_seconds(1_767_225_600);
 /// Looks at limits, file watching, the disk under the state directory, the clock, the kernel, SSH and
 /// the configuration, if there is one. Exit code 1 if something keeps Knarr from working.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  knarr doctor")]
 pub(crate) struct DoctorArguments {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

@@ -23,6 +23,7 @@ const PAGE_ROWS: usize = 500;
 ///
 /// Without a filter for files, runs are listed.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  knarr history\n  knarr history --files --since 1h --json")]
 pub(crate) struct HistoryArguments {
     /// List files even without a filter for them
     #[arg(long)]

@@ -20,10 +20,14 @@ use crate::terminal;
 
 /// Write a first configuration, and try it
 ///
-/// Asks for what is not given, if it is run at a terminal. Writes a commented knarr.yaml (or the file
+/// Asks for what is not given, if it is run at a terminal; where the destination is asked for, also for
+/// what its kind needs. Writes a commented knarr.yaml (or the file
 /// that --config names) with one job and its destination, which is then connected to. A file that exists
 /// is never overwritten.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Examples:\n  knarr init\n  knarr init --source /srv/out --destination sftp://acme@partner.example/in --key ~/.ssh/id_ed25519\n  knarr init --source /srv/out --destination s3://bucket/raw --profile delivery"
+)]
 pub(crate) struct InitArguments {
     /// The directory to watch
     #[arg(long, value_name = "DIRECTORY")]
@@ -91,7 +95,13 @@ pub(crate) fn run(
         "Where do its files go (a directory, sftp://user@host/path, s3://bucket/prefix)? ",
         context,
     )?;
-    let text = compose(arguments, &source, &location(&destination)?)?;
+    let place = location(&destination)?;
+    let mut answered = arguments.clone();
+    if arguments.destination.is_none() {
+        ask_the_rest(&mut answered, &place)?;
+    }
+    let arguments = &answered;
+    let text = compose(arguments, &source, &place)?;
     let absolute = context.environment.absolute(&file);
     let bases = Bases {
         directory: absolute.parent().unwrap_or(Path::new("/")),
@@ -138,6 +148,55 @@ fn answer(
         .map_err(CommandError::failed)?
         .filter(|answer| !answer.is_empty())
         .ok_or_else(missing)
+}
+
+/// Asks for what this kind of destination may need; an empty answer leaves it to the usual places.
+fn ask_the_rest(arguments: &mut InitArguments, destination: &Location) -> Result<(), CommandError> {
+    match destination {
+        Location::Sftp { .. } => {
+            ask_unless_given(
+                &mut arguments.key,
+                "Private key file (empty: the agent and the usual keys)? ",
+            )?;
+            ask_unless_given(
+                &mut arguments.host_key,
+                "Fingerprint of the host key, SHA256:… (empty: known_hosts decides)? ",
+            )?;
+        }
+        Location::Object { .. } => {
+            ask_unless_given(
+                &mut arguments.endpoint,
+                "URL of the store (empty: Amazon's)? ",
+            )?;
+            ask_unless_given(
+                &mut arguments.region,
+                "Region (empty: what the environment says)? ",
+            )?;
+            if arguments.keys.is_none() {
+                ask_unless_given(
+                    &mut arguments.profile,
+                    "Profile of ~/.aws/config (empty: the environment decides)? ",
+                )?;
+            }
+        }
+        Location::Local { .. } | Location::Endpoint { .. } => {}
+    }
+    if !arguments.decompress {
+        let answer = terminal::ask("Decompress gzip, zstd, xz and bzip2 on the way [y/N]? ")
+            .map_err(CommandError::failed)?;
+        arguments.decompress =
+            answer.is_some_and(|answer| matches!(&*answer.to_lowercase(), "y" | "yes"));
+    }
+    Ok(())
+}
+
+fn ask_unless_given(given: &mut Option<String>, question: &str) -> Result<(), CommandError> {
+    if given.is_none() {
+        *given = terminal::ask(question)
+            .map_err(CommandError::failed)?
+            .filter(|answer| !answer.is_empty());
+    }
+    Ok(())
 }
 
 fn secrets_of(arguments: &InitArguments) -> impl Iterator<Item = &String> {

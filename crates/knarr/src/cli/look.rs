@@ -20,6 +20,9 @@ use crate::output::{Format, Output, Style};
 ///
 /// In path order, streamed, however many there are. Exit code 1 if a part could not be listed.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  knarr ls -rl partner:inbox\n  knarr ls s3://bucket/raw --json"
+)]
 pub(crate) struct LsArguments {
     /// A path, a URL or endpoint:path
     location: String,
@@ -37,6 +40,7 @@ pub(crate) struct LsArguments {
 ///
 /// Exit code 1 if nothing is there.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  knarr stat partner:inbox/report.csv")]
 pub(crate) struct StatArguments {
     /// A path, a URL or endpoint:path
     location: String,

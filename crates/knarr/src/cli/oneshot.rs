@@ -193,6 +193,10 @@ pub(crate) async fn environment(
     let store = opener.secrets().store().await?.clone();
     Ok(Environment {
         locks: store.directory().join("locks"),
+        keep_unfinished: opener
+            .config()
+            .keep_unfinished
+            .unwrap_or(knarr_engine::KEEP_UNFINISHED),
         store,
         clock: Arc::new(context.clock),
         observer: watching.observer(),

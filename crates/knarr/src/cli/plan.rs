@@ -25,6 +25,7 @@ use crate::output::{Format, Output};
 /// Looks at both sides as `copy` (or --mode) would, moves nothing, and writes every decision to a file
 /// of JSON lines. `knarr apply` carries out exactly that, or nothing.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  knarr plan --mode mirror ./site partner:site -o plan.json")]
 pub(crate) struct PlanArguments {
     #[command(flatten)]
     places: Places,
@@ -43,6 +44,7 @@ pub(crate) struct PlanArguments {
 /// Looks at both sides again. If they moved, so that the plan would be another one, nothing is done, and
 /// the first path that differs is named. Removals need no further approval: the review was it.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  knarr apply plan.json --dry-run\n  knarr apply plan.json")]
 pub(crate) struct ApplyArguments {
     /// The plan that `knarr plan` wrote
     plan: PathBuf,

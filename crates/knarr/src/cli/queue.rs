@@ -24,6 +24,7 @@ const PAGE_ROWS: usize = 1_000;
 ///
 /// The queue is the set of paths that differ from what was delivered last. A path is in it once.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  knarr queue --parked\n  knarr queue --job sensors --retry")]
 pub(crate) struct QueueArguments {
     /// Only of this job
     #[arg(long, value_name = "JOB")]
@@ -44,6 +45,7 @@ pub(crate) struct QueueArguments {
 
 /// Show jobs, their queues, what is moving, and which endpoints are down
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  knarr status\n  knarr status --json")]
 pub(crate) struct StatusArguments {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -238,6 +240,8 @@ struct PairStatus {
     counts: DirtyCounts,
     in_flight: Vec<InFlight>,
     hold: Option<Hold>,
+    /// Why it is polled instead of watched, if it is.
+    degraded: Option<String>,
 }
 
 struct Status {
@@ -252,6 +256,7 @@ fn look(reader: &Reader<'_>, now: Timestamp) -> Result<Status, knarr_store::Stor
             counts: reader.count_dirty(pair.id, now)?,
             in_flight: reader.in_flight(pair.id)?,
             hold: reader.held(pair.id)?,
+            degraded: reader.setting(&knarr_engine::degraded_setting(pair.id))?,
             pair,
         });
     }
@@ -302,6 +307,7 @@ fn status_data(status: &Status) -> serde_json::Value {
                 "waiting": status.counts.waiting,
                 "parked": status.counts.parked,
                 "in_flight": moving,
+                "degraded": status.degraded,
                 "held": status.hold.as_ref().map(|hold| serde_json::json!({
                     "deletes": hold.held.deletes,
                     "total": hold.held.total,
@@ -334,6 +340,7 @@ fn print_status(status: &Status, now: Timestamp, output: &mut Output) -> Result<
         counts,
         in_flight,
         hold,
+        degraded,
     } in &status.pairs
     {
         let name = safe(pair.known_as.job.as_deref().unwrap_or("(one-shot)"));
@@ -360,6 +367,11 @@ fn print_status(status: &Status, now: Timestamp, output: &mut Output) -> Result<
                 ByteSize(moving.total_bytes),
                 moving.path
             ))?;
+        }
+        if let Some(reason) = degraded {
+            let line = format!("  degraded: polled, not watched: {}", safe(reason));
+            let line = output.paint(Style::Warning, &line);
+            output.line(line)?;
         }
         if let Some(hold) = hold {
             let state = match &hold.approval {

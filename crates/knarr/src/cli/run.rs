@@ -17,8 +17,6 @@ use crate::output::Output;
 
 /// How long a file has to be at rest where nothing better says that it is complete, unless `settle` does.
 const USUAL_SETTLE: Duration = Duration::from_secs(5);
-/// How often what cannot be watched is looked at.
-const POLL: Duration = Duration::from_secs(30);
 /// How long what is in flight may take to stop.
 const STOPPING: Duration = Duration::from_secs(10);
 
@@ -28,6 +26,9 @@ const STOPPING: Duration = Duration::from_secs(10);
 /// finished or kept for the next time, within 10 seconds. `knarr status`, `queue`, `trace` and the
 /// one-shot commands work while it runs.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  knarr run\n  knarr --config /etc/knarr/knarr.yaml run --job sensors"
+)]
 pub(crate) struct RunArguments {
     /// Only this job; may be given more than once
     #[arg(long, value_name = "JOB")]
@@ -115,7 +116,8 @@ async fn watch_job(job: Job, opener: &Opener<'_>) -> Result<WatchJob, CommandErr
         verify: job.verify.or(opened.verify).unwrap_or_default(),
         retry: job.retry,
         rescan: job.rescan,
-        poll: POLL.min(job.rescan),
+        poll: job.poll,
+        verify_destination: job.verify_destination,
         transfers: opened.limits.transfers,
         brake: Brake::default(),
     })

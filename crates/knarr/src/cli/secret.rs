@@ -20,6 +20,7 @@ use crate::terminal;
 /// $XDG_CONFIG_HOME/knarr/secret.key (for the system's state /etc/knarr/secret.key), or comes as
 /// $KNARR_SECRET_KEY or as the systemd credential knarr-secret-key.
 #[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  knarr secret set acme-password\n  knarr secret ls")]
 pub(crate) struct SecretArguments {
     #[command(subcommand)]
     command: SecretCommand,
@@ -31,13 +32,16 @@ enum SecretCommand {
     ///
     /// From stdin one line break at the end is left out: `printf %s "$PASSWORD" | knarr secret set
     /// NAME` and a file with a last line both work.
+    #[command(after_help = "Example:\n  knarr secret set acme-password")]
     Set {
         /// How the configuration names it
         name: String,
     },
     /// List the names of the secrets
+    #[command(after_help = "Example:\n  knarr secret ls")]
     Ls,
     /// Remove a secret
+    #[command(after_help = "Example:\n  knarr secret rm acme-password")]
     Rm {
         /// Its name
         name: String,

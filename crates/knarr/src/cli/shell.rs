@@ -12,12 +12,14 @@ use crate::output::Output;
 
 /// Print the JSON Schema of the configuration, for editors
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  knarr schema > knarr.schema.json")]
 pub(crate) struct SchemaArguments {}
 
 /// Print the completions for a shell
 ///
 /// For bash: `knarr completions bash > /etc/bash_completion.d/knarr`.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  knarr completions bash > /etc/bash_completion.d/knarr")]
 pub(crate) struct CompletionsArguments {
     /// Which shell
     shell: Shell,
@@ -25,6 +27,7 @@ pub(crate) struct CompletionsArguments {
 
 /// Print the manual page, or write one a command into a directory
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  knarr man /usr/local/share/man/man1")]
 pub(crate) struct ManArguments {
     /// Where the pages go; without it, knarr(1) is printed
     directory: Option<PathBuf>,

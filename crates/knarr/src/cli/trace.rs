@@ -20,6 +20,7 @@ use crate::output::{Format, Output};
 /// how many bytes, the hash at both ends or why there is none; the steps and what they made of it; who
 /// decided.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  knarr trace sub/report.csv")]
 pub(crate) struct TraceArguments {
     /// The path below the source, its last components, or the whole path of the source
     path: String,

@@ -22,6 +22,9 @@ use crate::environment::Environment;
 /// Given again after an interruption, it goes on where it was: finished files and finished parts of
 /// large ones are not sent again.
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  knarr copy ./out sftp://acme@partner.example/in\n  knarr copy s3://bucket/raw ./raw --include '*.csv' --min-age 30s --dry-run"
+)]
 pub(crate) struct CopyArguments {
     #[command(flatten)]
     pub(crate) places: Places,
@@ -33,6 +36,7 @@ pub(crate) struct CopyArguments {
 ///
 /// A file is removed from the source only after its copy was verified. Empty directories stay.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  knarr move ./outbox partner:inbox --verify full")]
 pub(crate) struct MoveArguments {
     #[command(flatten)]
     pub(crate) places: Places,
@@ -46,6 +50,9 @@ pub(crate) struct MoveArguments {
 /// the source could not be listed completely; more than 100 files and 30 % are held for approval (exit
 /// code 3).
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  knarr mirror ./site s3://bucket/site --exclude '*.tmp'\n  knarr mirror ./site s3://bucket/site --approve-deletes"
+)]
 pub(crate) struct MirrorArguments {
     #[command(flatten)]
     pub(crate) places: Places,
@@ -60,6 +67,7 @@ pub(crate) struct MirrorArguments {
 /// Changes, deletions and renames since the last time go both ways. Where both sides changed the same
 /// path, both versions are kept, one under a name that says so. The first time, nothing is removed.
 #[derive(Debug, Args)]
+#[command(after_help = "Example:\n  knarr sync ~/Documents nas:Documents")]
 pub(crate) struct SyncArguments {
     #[command(flatten)]
     pub(crate) places: Places,
@@ -194,6 +202,9 @@ enum IfExistsArgument {
 enum VerifyArgument {
     /// By the strongest means the destination offers without reading everything back
     Offered,
+    /// As offered, and for `move` an equal length is enough where nothing better is offered; the record
+    /// says so
+    Size,
     /// By reading everything back and comparing hashes
     Full,
 }
@@ -272,6 +283,7 @@ impl TransferArguments {
             },
             verify: self.verify.map(|verify| match verify {
                 VerifyArgument::Offered => Verify::Offered,
+                VerifyArgument::Size => Verify::Size,
                 VerifyArgument::Full => Verify::Full,
             }),
             symlinks: match self.symlinks {

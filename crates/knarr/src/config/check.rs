@@ -25,8 +25,12 @@ use crate::environment::normal;
 use crate::suggest;
 
 const SECTIONS: [&str; 3] = ["node", "endpoints", "jobs"];
+/// How often a directory is looked at that cannot be watched.
+const POLL: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
+/// The least time for which what an interrupted transfer left is kept: another process may be at it.
+const LEAST_KEPT: Duration = HOUR;
 /// The least pause between two looks at everything.
 const LEAST_RESCAN: Duration = Duration::from_secs(1);
 
@@ -119,6 +123,13 @@ impl Checker<'_> {
             let node = node.unwrap_or_default();
             config.node_name = node.name;
             config.state = node.state.map(|state| self.path(&state));
+            if let Some(kept) = node.keep_unfinished {
+                if kept.value.0 < LEAST_KEPT {
+                    let message = "this has to be at least 1h";
+                    self.problem("node.keep_unfinished", &kept.span, message);
+                }
+                config.keep_unfinished = Some(kept.value.0);
+            }
         }
         let endpoints = self.section(root, "endpoints");
         self.endpoint_names = endpoints
@@ -230,10 +241,24 @@ impl Checker<'_> {
         }
         let pause = |pause: Option<&At<Span>>, usual| pause.map_or(usual, |span| span.value.0);
         let rescan = pause(shape.rescan.as_ref(), HOUR);
-        if rescan < LEAST_RESCAN {
-            let span = shape.rescan.as_ref().map_or(0..0, |span| span.span.clone());
-            self.problem(place.of("rescan"), &span, "this has to be at least 1s");
+        let poll = pause(shape.poll.as_ref(), POLL.min(rescan));
+        for (name, given, is) in [
+            ("rescan", &shape.rescan, rescan),
+            ("poll", &shape.poll, poll),
+        ] {
+            if is < LEAST_RESCAN && (name == "rescan" || given.is_some()) {
+                let span = given.as_ref().map_or(0..0, |span| span.span.clone());
+                self.problem(place.of(name), &span, "this has to be at least 1s");
+            }
         }
+        let deletes = shape.deletes.as_ref();
+        let deletes = deletes.map(|deletes| deletes.value).unwrap_or_default();
+        // Where nothing is deleted, what was delivered may be taken away on purpose: it must not come twice.
+        let usual_drift = match deletes {
+            Deletes::Mirror => DAY,
+            Deletes::Keep => Duration::ZERO,
+        };
+        let drift = pause(shape.verify_destination.as_ref(), usual_drift);
         let time_zone = match &shape.timezone {
             None => jiff::tz::TimeZone::system(),
             Some(zone) => jiff::tz::TimeZone::get(&zone.value).unwrap_or_else(|_unknown| {
@@ -252,17 +277,15 @@ impl Checker<'_> {
             steps: shape.steps.value,
             to: to?,
             after,
-            deletes: shape
-                .deletes
-                .map(|deletes| deletes.value)
-                .unwrap_or_default(),
+            deletes,
             if_exists: shape.if_exists.unwrap_or_default(),
             symlinks: shape.symlinks.unwrap_or_default(),
             verify: shape.verify,
             bandwidth_bytes_per_second: bandwidth,
             retry,
             rescan,
-            verify_destination: pause(shape.verify_destination.as_ref(), DAY),
+            poll,
+            verify_destination: (drift > Duration::ZERO).then_some(drift),
             time_zone,
         })
     }
@@ -464,7 +487,29 @@ fn split_destination(text: &str) -> (&str, &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::split_destination;
+    use std::path::Path;
+
+    use super::{Bases, DAY, check, split_destination};
+
+    #[test]
+    fn what_may_be_taken_away_at_the_destination_is_not_asked_for_unless_that_is_wanted() {
+        for (more, period) in [
+            ("", None),
+            (", deletes: keep", None),
+            (", deletes: keep, verify_destination: 1d", Some(DAY)),
+            (", deletes: mirror", Some(DAY)),
+            (", deletes: mirror, verify_destination: 0s", None),
+        ] {
+            let text = format!("jobs: {{ a1: {{ watch: /in, to: /out{more} }} }}");
+            let bases = Bases {
+                directory: Path::new("/etc"),
+                home: None,
+            };
+            let config = check(&text, bases).unwrap_or_else(|_| panic!("{text} is good"));
+            let job = config.jobs.values().next().unwrap();
+            assert_eq!(job.verify_destination, period, "{text}");
+        }
+    }
 
     #[test]
     fn the_base_ends_before_the_first_placeholder() {

@@ -14,7 +14,7 @@ use miette::{
 
 /// The keys whose values are never secrets. What any other key holds is masked, as it may be a
 /// misspelt `password`.
-const HARMLESS_KEYS: [&str; 55] = [
+const HARMLESS_KEYS: [&str; 58] = [
     "account",
     "after",
     "agent",
@@ -35,6 +35,7 @@ const HARMLESS_KEYS: [&str; 55] = [
     "if_exists",
     "include",
     "jobs",
+    "keep_unfinished",
     "key",
     "known_hosts",
     "limits",
@@ -52,6 +53,7 @@ const HARMLESS_KEYS: [&str; 55] = [
     "part_size",
     "path",
     "path_style",
+    "poll",
     "port",
     "profile",
     "region",
@@ -69,8 +71,12 @@ const HARMLESS_KEYS: [&str; 55] = [
     "type",
     "unrecognised",
     "user",
+    "verify_destination",
     "watch",
 ];
+
+/// How many problems are shown to a person; whoever mends these sees the next ones.
+const SHOWN_PROBLEMS: usize = 20;
 
 /// How much of a very long line is shown before what is wrong, and in all (bytes).
 const SHOWN_BEFORE_BYTES: usize = 80;
@@ -173,6 +179,12 @@ pub(crate) struct ProblemData {
 
 impl ConfigProblems {
     pub(super) fn new(file: &Path, text: &str, mut problems: Vec<Problem>) -> Self {
+        for problem in &mut problems {
+            // Keys of the file stand in them.
+            problem.message = harmless(&problem.message);
+            problem.place = harmless(&problem.place);
+            problem.help = problem.help.as_deref().map(harmless);
+        }
         problems.sort_by_key(|problem| problem.span.as_ref().map_or(0, |span| span.start));
         Self {
             file: file.to_owned(),
@@ -215,7 +227,7 @@ impl ConfigProblems {
             .with_wrap_lines(false)
             .with_links(false);
         let mut text = String::new();
-        for problem in &self.problems {
+        for problem in self.problems.iter().take(SHOWN_PROBLEMS) {
             let shown = Shown {
                 headline: problem.headline(),
                 label: problem
@@ -242,6 +254,10 @@ impl ConfigProblems {
             if let Some(help) = &problem.help {
                 text.push_str(&format!("hint: {help}\n"));
             }
+        }
+        let more = self.problems.len().saturating_sub(SHOWN_PROBLEMS);
+        if more > 0 {
+            text.push_str(&format!("\n... and {more} more problems\n"));
         }
         text
     }
@@ -279,6 +295,7 @@ impl ConfigProblems {
         if let Some(span) = problem.span.as_ref().filter(|_span| problem.hides_span) {
             mask(&mut bytes, span.clone());
         }
+        mask_controls(&self.text, &mut bytes);
         // Should a range cut a character, the remains are replaced too.
         String::from_utf8_lossy(&bytes).into_owned()
     }
@@ -298,6 +315,41 @@ fn mask(bytes: &mut [u8], range: Range<usize>) {
             if !matches!(*byte, b'\n' | b'\r') {
                 *byte = b'*';
             }
+        }
+    }
+}
+
+/// Whether a character could drive a terminal, or turn the direction of writing.
+fn drives(character: char) -> bool {
+    let turns = matches!(
+        character,
+        '\u{200e}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    turns || (character.is_control() && character != '\n')
+}
+
+/// `text` with such characters escaped.
+fn harmless(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
+        if drives(character) {
+            shown.extend(character.escape_unicode());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// Replaces such characters byte by byte; tabs are expanded where the line is shown.
+fn mask_controls(text: &str, bytes: &mut [u8]) {
+    for (start, character) in text.char_indices() {
+        if !drives(character) || character == '\t' {
+            continue;
+        }
+        let with = if character == '\r' { b' ' } else { b'?' };
+        if let Some(masked) = bytes.get_mut(start..start + character.len_utf8()) {
+            masked.fill(with);
         }
     }
 }

@@ -24,6 +24,8 @@ pub struct Config {
     pub node_name: Option<String>,
     /// The state directory, if the file names one; absolute.
     pub state: Option<PathBuf>,
+    /// How long what an interrupted transfer left is kept; nothing for the usual time.
+    pub keep_unfinished: Option<Duration>,
     /// The endpoints by name.
     pub endpoints: BTreeMap<String, Endpoint>,
     /// The jobs by name.
@@ -175,8 +177,10 @@ pub struct Job {
     pub retry: RetryPolicy,
     /// How often everything is looked at again.
     pub rescan: Duration,
-    /// How often the destination is looked at.
-    pub verify_destination: Duration,
+    /// How often a directory is looked at that cannot be watched.
+    pub poll: Duration,
+    /// How often the destination is compared with what was delivered; nothing for never.
+    pub verify_destination: Option<Duration>,
     /// The zone of dates in the destination.
     pub time_zone: TimeZone,
 }

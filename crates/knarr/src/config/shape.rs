@@ -39,6 +39,9 @@ pub(super) struct NodeShape {
     /// Where Knarr keeps its state; by default /var/lib/knarr for root, else
     /// $XDG_STATE_HOME/knarr.
     pub(super) state: Option<String>,
+    /// How long what an interrupted transfer left (staged files, unfinished multipart uploads) is kept to
+    /// go on from; 7d by default.
+    pub(super) keep_unfinished: Option<At<Span>>,
 }
 
 /// A place: its kind and how to reach it.
@@ -241,7 +244,12 @@ pub(super) struct JobShape {
     pub(super) retry: RetryShape,
     /// How often everything is looked at again, whatever the events said; 1h by default.
     pub(super) rescan: Option<At<Span>>,
-    /// How often the destination is looked at, to find what others changed there; 1d by default.
+    /// How often a directory is looked at that the system does not watch (network file systems, or too
+    /// few inotify watches); 30s by default, or `rescan` if that is less.
+    pub(super) poll: Option<At<Span>>,
+    /// How often what was delivered is compared with what the destination holds; what is missing or was
+    /// changed there is delivered again, as `if_exists` says. 0s is never, and the default; with
+    /// `deletes: mirror` it is 1d.
     pub(super) verify_destination: Option<At<Span>>,
     /// The time zone of dates in `to`, such as Europe/Berlin; the machine's by default.
     pub(super) timezone: Option<At<String>>,

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use crate::program::{Done, Place};
 
 const GOOD: &str = r#"
-node: { name: edge-1 }
+node: { name: edge-1, keep_unfinished: 3d }
 endpoints:
   partner:
     type: sftp
@@ -53,6 +53,7 @@ jobs:
     bandwidth: 5MiB
     retry: { attempts: 3, from: 1s, to: 1m }
     rescan: 10m
+    poll: 15s
     verify_destination: 12h
     timezone: Europe/Berlin
   mirror: { watch: ~/photos, to: "sftp://me@host:2222/~/photos", deletes: mirror }
@@ -170,6 +171,14 @@ const WRONG: &[(&str, &str)] = &[
     (
         "jobs: { a1: { watch: i, to: o, rescan: 5 } }",
         "`5` is not a duration",
+    ),
+    (
+        "jobs: { a1: { watch: i, to: o, poll: 500ms } }",
+        "jobs.a1.poll: this has to be at least 1s",
+    ),
+    (
+        "node: { keep_unfinished: 10m }",
+        "node.keep_unfinished: this has to be at least 1h",
     ),
     (
         "jobs: { a1: { watch: i, to: o, bandwidth: x } }",

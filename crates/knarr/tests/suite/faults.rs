@@ -7,10 +7,12 @@
 mod disk;
 mod kill;
 mod memory;
+mod names;
 mod network;
 mod node;
 mod object;
 mod power;
 mod source;
-mod support;
+pub(crate) mod support;
 mod sweep;
+mod watch;

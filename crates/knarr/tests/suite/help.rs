@@ -79,3 +79,83 @@ fn a_reader_that_leaves_is_no_error() {
     assert_eq!(String::from_utf8_lossy(&output.stderr), "");
     assert_eq!(output.status.code(), Some(0));
 }
+
+/// All commands, with those below others.
+const COMMANDS: [&str; 27] = [
+    "run",
+    "copy",
+    "move",
+    "mirror",
+    "sync",
+    "plan",
+    "apply",
+    "ls",
+    "stat",
+    "init",
+    "check",
+    "doctor",
+    "status",
+    "queue",
+    "trace",
+    "history",
+    "approve",
+    "audit",
+    "audit verify",
+    "audit export",
+    "secret",
+    "secret set",
+    "secret ls",
+    "secret rm",
+    "schema",
+    "completions",
+    "man",
+];
+
+#[test]
+fn every_command_explains_itself_with_an_example() {
+    let place = Place::new();
+    for command in COMMANDS {
+        for flag in ["--help", "-h"] {
+            let arguments: Vec<&str> = command.split(' ').chain([flag]).collect();
+            let help = place.run(&arguments).good();
+            assert!(
+                help.contains("Example") && help.contains(&format!("  knarr {command}"))
+                    || command == "run" && help.contains("  knarr run"),
+                "{command} {flag}:\n{help}"
+            );
+        }
+    }
+    let all = place.run(&["--help"]).good();
+    let listed = all.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let listed: Vec<&str> = listed
+        .take_while(|line| line.starts_with("  "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    let known: Vec<&str> = COMMANDS
+        .into_iter()
+        .filter(|name| !name.contains(' '))
+        .collect();
+    assert_eq!(listed, known, "a command is missing in this test");
+}
+
+#[test]
+fn every_command_has_a_manual_page_completions_and_a_place_in_the_documentation() {
+    let place = Place::new();
+    std::fs::create_dir(place.path("man")).unwrap();
+    place.run(&["man", "man"]).good();
+    let completions = place.run(&["completions", "bash"]).good();
+    let page = std::fs::read_to_string(repository().join("docs/commands.md")).unwrap();
+    for command in COMMANDS {
+        let file = format!("man/knarr-{}.1", command.replace(' ', "-"));
+        let manual = std::fs::read_to_string(place.path(&file))
+            .unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(manual.contains("Example"), "{file} has no example");
+        let name = command.split(' ').next_back().unwrap();
+        assert!(completions.contains(name), "{name} is not completed");
+        assert!(
+            page.contains(&format!("`{command}")),
+            "docs/commands.md: {command}"
+        );
+    }
+}

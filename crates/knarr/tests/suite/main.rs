@@ -5,14 +5,19 @@
     reason = "a test may fail by panic, and plays the world outside"
 )]
 
+mod approval;
 mod configuration;
 mod endpoints;
 mod faults;
+mod faults_page;
 mod help;
 mod init;
+mod limits;
 mod look;
 mod node;
 mod oneshot;
 mod program;
+mod queue;
 mod record;
 mod secrets;
+mod terminal;

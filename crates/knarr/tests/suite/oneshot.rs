@@ -246,3 +246,32 @@ fn h25_a_password_in_a_location_is_never_repeated() {
         assert!(!done.stderr.contains("hunter2") && !done.stdout.contains("hunter2"));
     }
 }
+
+#[test]
+fn k5_r20_nothing_follows_from_another_directory_in_the_place_of_the_source() {
+    for command in ["mirror", "sync"] {
+        let place = Place::new();
+        tree(&place, "in", &[("a", "1"), ("b", "2"), ("c", "3")]);
+        place.run(&[command, "in", "out"]).good();
+        place.run(&[command, "in", "out"]).good();
+
+        // As if a disk was unmounted, and a file lay below its mount point.
+        let disk = place.path("disk");
+        std::fs::rename(place.path("in"), &disk).unwrap();
+        tree(&place, "in", &[("below", "4")]);
+        let held = place.run(&[command, "in", "out"]);
+        assert_eq!(held.code, 3, "{command}: {held:?}");
+        assert!(held.stderr.contains("approve"), "{command}: {held:?}");
+        for file in ["out/a", "out/b", "out/c"] {
+            assert!(place.path(file).exists(), "{command}: {file}");
+        }
+
+        // Mounted again, it is as it was.
+        std::fs::remove_dir_all(place.path("in")).unwrap();
+        std::fs::rename(&disk, place.path("in")).unwrap();
+        std::fs::remove_file(place.path("in/c")).unwrap();
+        place.run(&[command, "in", "out"]).good();
+        assert!(!place.path("out/c").exists(), "{command}");
+        assert!(place.path("out/a").exists(), "{command}");
+    }
+}

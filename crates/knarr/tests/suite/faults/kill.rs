@@ -1,15 +1,20 @@
 //! `kill -9` at random times, again and again, until the command gets through.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use knarr_testkit::data::{Random, TreeBuilder};
+use knarr_testkit::http_fault::{HttpFaultProxy, Request};
 use knarr_testkit::kill::kill_after;
 use knarr_testkit::proxy::FaultProxy;
+use knarr_testkit::s3::{S3Server as _, S3sFs};
 use knarr_testkit::sshd::Sshd;
 
-use super::support::{TornReader, large_file, litter, report, rounds, sftp_endpoint};
+use super::support::{
+    TornReader, bucket_directory, large_file, litter, report, rounds, s3_endpoint, sftp_endpoint,
+};
 use crate::program::Place;
 
 const MIB: u64 = 1 << 20;
@@ -19,6 +24,10 @@ const LARGE: u64 = 48 * MIB;
 const SMALL: u64 = 2 * MIB;
 /// SFTP: what may be sent beyond the last checkpoint, in bytes.
 const WINDOW: u64 = 32 * MIB;
+/// S3: parts of a file that may be on their way, or answered and not yet on record, when a kill comes.
+const PARTS_IN_FLIGHT: u64 = 4;
+/// S3: the large file is so many parts of 5 MiB.
+const PARTS: usize = 10;
 
 fn world() -> Place {
     let place = Place::new();
@@ -166,6 +175,79 @@ fn k1_k2_k3_k7_k9_r01_a_copy_to_sftp_survives_kill_9_and_sends_one_window_again_
             );
         },
     );
+}
+
+#[test]
+fn k1_k3_k7_k9_r01_a_copy_to_s3_survives_kill_9_and_sends_only_what_was_in_flight_again() {
+    let server = S3sFs::start();
+    let proxy = HttpFaultProxy::start(server.address());
+    let place = world();
+    place.write(
+        "knarr.yaml",
+        format!(
+            "endpoints:\n{}",
+            s3_endpoint(&server, &proxy.endpoint_url())
+        ),
+    );
+    let ordeal = Ordeal {
+        place: &place,
+        destination: "bucket:",
+        on_disk: bucket_directory(&server),
+        seed: 103,
+    };
+    ordeal.survive(
+        || proxy.clear_requests(),
+        |passage| check_parts(&proxy.requests(), passage.kills),
+    );
+}
+
+/// Of the parts of the large file only those are sent again that may have been under way in a kill, and
+/// an upload is left only after its completion was asked for: a kill in the middle of that makes this
+/// server forget the upload, and everything begins anew.
+fn check_parts(requests: &[Request], kills: u64) {
+    let mut uploads: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for request in requests {
+        if request.method == "PUT"
+            && request.status == Some(200)
+            && let Some(number) = parameter(&request.target, "partNumber=")
+        {
+            let upload = parameter(&request.target, "uploadId=").unwrap();
+            uploads.entry(upload).or_default().push(number);
+        }
+    }
+    let completions: Vec<String> = requests
+        .iter()
+        .filter(|request| request.method == "POST")
+        .filter_map(|request| parameter(&request.target, "uploadId="))
+        .collect();
+    let mut again = 0;
+    for (upload, numbers) in &mut uploads {
+        let all = numbers.len();
+        numbers.sort_unstable();
+        numbers.dedup();
+        again += u64::try_from(all - numbers.len()).unwrap();
+        assert_eq!(numbers.len(), PARTS, "an upload was left: {requests:#?}");
+        assert!(
+            completions.contains(upload),
+            "{upload} was not completed: {requests:#?}"
+        );
+    }
+    let begun = u64::try_from(uploads.len()).unwrap();
+    assert!(
+        (1..=1 + kills).contains(&begun),
+        "{begun} uploads, {kills} kills: {requests:#?}"
+    );
+    assert!(
+        again <= PARTS_IN_FLIGHT * kills,
+        "{again} parts were sent again, {kills} kills: {requests:#?}"
+    );
+}
+
+/// A parameter of a query.
+fn parameter(target: &str, name: &str) -> Option<String> {
+    let (_, query) = target.split_once('?')?;
+    let value = query.split('&').find_map(|pair| pair.strip_prefix(name))?;
+    Some(value.to_owned())
 }
 
 #[test]

@@ -210,3 +210,97 @@ fn k9_r55_sigterm_in_a_large_transfer_ends_in_time_and_the_next_start_goes_on() 
     );
     assert_eq!(litter(&served), Vec::<String>::new());
 }
+
+#[test]
+fn r55_an_idle_node_stops_at_once() {
+    let server = Sshd::start();
+    for to_sftp in [true, false] {
+        let place = Place::new();
+        if to_sftp {
+            sftp_job(&place, &server, server.port());
+        } else {
+            local_job(&place);
+        }
+        place.write("in/one", "delivered");
+        let node = Running::start(&place);
+        wait_until(PATIENCE, "the file", || {
+            place.path("state/knarr.db").exists()
+                && !deliveries(&place).is_empty()
+                && left(&place) == 0
+        });
+        node.terminate();
+        let log = fs::read_to_string(place.path("log")).unwrap();
+        assert!(log.contains("stopped"), "{log}");
+        assert!(!log.contains("did not stop in time"), "{log}");
+    }
+}
+
+/// A node that dies at a system call.
+fn run_killed_at(place: &Place, system_call: &str, nth: u32) {
+    use std::os::unix::process::ExitStatusExt as _;
+    let program = place.command(&["run"]);
+    let mut traced = std::process::Command::new("strace");
+    traced
+        .args(["-f", "-qq", "-o", "/dev/null", "-e"])
+        .arg(format!("trace={system_call}"))
+        .arg("-e")
+        .arg(format!("inject={system_call}:signal=KILL:when={nth}"))
+        .arg("--")
+        .arg(program.get_program())
+        .args(program.get_args())
+        .env_clear()
+        .envs(
+            program
+                .get_envs()
+                .filter_map(|(key, value)| Some((key, value?))),
+        )
+        // Of one file, all calls of a kind are made by one thread.
+        .env("TOKIO_WORKER_THREADS", "1")
+        .current_dir(place.path(""))
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null());
+    let mut child = traced
+        .spawn()
+        .expect("strace, of the Debian package strace");
+    let ended = knarr_testkit::wait::poll(PATIENCE, || child.try_wait().unwrap());
+    if ended.is_none() {
+        knarr_testkit::kill::kill_tree(&mut child);
+    }
+    let status = ended.expect("it is killed");
+    assert_eq!(status.signal(), Some(9), "{status}");
+}
+
+#[test]
+fn k4_k7_r01_a_node_killed_between_the_record_and_what_follows_carries_that_out_at_the_next_start()
+{
+    // The first `unlinkat` is that of the source; the thread that moves it aside makes its first `mkdirat`.
+    for (after, call) in [("delete", "unlinkat"), ("{ move: done/ }", "mkdirat")] {
+        let place = Place::new();
+        place.write("in/invoice", "to be paid");
+        fs::create_dir(place.path("out")).unwrap();
+        place.write(
+            "knarr.yaml",
+            format!(
+                "jobs:\n  invoices:\n    watch: in\n    match: {{ settle: 100ms }}\n    to: out/\n    after: {after}\n"
+            ),
+        );
+        place.run(&["copy", "home", "elsewhere"]).good();
+        run_killed_at(&place, call, 1);
+        assert!(place.path("in/invoice").exists(), "{after}: it died before");
+        assert_eq!(deliveries(&place).get("invoice"), Some(&1), "{after}");
+        // Whoever it was for takes it away.
+        fs::remove_file(place.path("out/invoice")).unwrap();
+        let node = Running::start(&place);
+        wait_until(PATIENCE, "what follows the delivery", || {
+            !place.path("in/invoice").exists() && left(&place) == 0
+        });
+        node.terminate();
+        assert_eq!(place.path("in/done/invoice").exists(), after != "delete");
+        assert!(
+            !place.path("out/invoice").exists(),
+            "it does not come twice"
+        );
+        assert_eq!(deliveries(&place).get("invoice"), Some(&1), "{after}");
+        place.run(&["audit", "verify"]).good();
+    }
+}

@@ -136,3 +136,34 @@ fn k2_r08_a_file_that_became_a_directory_replaces_the_file_at_the_destination() 
         "a file again"
     );
 }
+
+#[test]
+fn k2_k7_r35_a_file_that_grows_while_it_is_copied_is_delivered_as_it_was_at_some_time() {
+    use std::io::Write as _;
+    const LINE: &[u8; 1024] = &[b'x'; 1024];
+    let place = Place::new();
+    place.write("in/log", LINE.repeat(2048));
+    let stop = Arc::new(AtomicBool::new(false));
+    let (stopped, path) = (Arc::clone(&stop), place.path("in/log"));
+    let writer = std::thread::spawn(move || {
+        let mut file = fs::File::options().append(true).open(path).unwrap();
+        while !stopped.load(Ordering::Relaxed) {
+            file.write_all(LINE).unwrap();
+            std::thread::park_timeout(std::time::Duration::from_micros(300));
+        }
+    });
+    for round in 0..5 {
+        let done = place.run(&["copy", "in", "out", "--attempts", "2"]);
+        assert!(matches!(done.code, 0 | 1), "round {round}: {done:?}");
+        let there = fs::read(place.path("out/log")).unwrap_or_default();
+        assert_eq!(there.len() % LINE.len(), 0, "round {round}: a torn line");
+    }
+    stop.store(true, Ordering::Relaxed);
+    writer.join().unwrap();
+    place.run(&["copy", "in", "out"]).good();
+    let (here, there) = (
+        fs::read(place.path("in/log")),
+        fs::read(place.path("out/log")),
+    );
+    assert!(here.unwrap() == there.unwrap(), "the last version arrived");
+}

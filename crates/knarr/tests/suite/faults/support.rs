@@ -19,7 +19,7 @@ use knarr_testkit::sshd::Sshd;
 use crate::program::{Done, Place};
 
 /// Generous: test machines are small and busy.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A number of rounds: what the environment variable says, or the usual one.
 pub(super) fn rounds(variable: &str, usual: u32) -> u32 {
@@ -33,13 +33,13 @@ pub(super) fn report(done: &Done) -> serde_json::Value {
 }
 
 /// Writes a file of incompressible bytes.
-pub(super) fn large_file(path: &Path, seed: u64, length: u64) {
+pub(crate) fn large_file(path: &Path, seed: u64, length: u64) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     write_content(&mut fs::File::create(path).unwrap(), seed, length).unwrap();
 }
 
 /// Lines of `knarr.yaml` for an endpoint `partner` on this sshd, reached through `port`.
-pub(super) fn sftp_endpoint(server: &Sshd, port: u16) -> String {
+pub(crate) fn sftp_endpoint(server: &Sshd, port: u16) -> String {
     format!(
         "  partner:\n    type: sftp\n    host: 127.0.0.1\n    port: {port}\n    user: {}\n    key: {}\n    path: {}\n    \
          host_key: {}\n",
@@ -61,7 +61,7 @@ pub(super) fn s3_endpoint(server: &S3sFs, url: &str) -> String {
 }
 
 /// Where s3s-fs keeps what is in the bucket.
-pub(super) fn bucket_directory(server: &S3sFs) -> PathBuf {
+pub(crate) fn bucket_directory(server: &S3sFs) -> PathBuf {
     server.root().join(server.bucket())
 }
 
@@ -153,23 +153,40 @@ fn with_keys(command: &mut Command) {
 }
 
 /// A node that is stopped when the test ends, however it ends.
-pub(super) struct Running(Option<Child>);
+pub(crate) struct Running(Option<Child>);
 
 impl Running {
     /// Starts `knarr run`, which logs to a file.
-    pub(super) fn start(place: &Place) -> Self {
+    pub(crate) fn start(place: &Place) -> Self {
+        Self::start_with(place, &[])
+    }
+
+    /// As [`Running::start`], with these variables.
+    pub(crate) fn start_with(place: &Place, environment: &[(&str, &str)]) -> Self {
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(place.path("log"))
             .unwrap();
         let mut command = place.quiet(&["run"]);
+        command.envs(environment.iter().copied());
         Self(Some(command.stderr(log).spawn().unwrap()))
+    }
+
+    /// A node that was started already.
+    pub(crate) const fn of(child: Child) -> Self {
+        Self(Some(child))
+    }
+
+    /// Sends a signal.
+    pub(super) fn signal(&self, signal: rustix::process::Signal) {
+        let id = rustix::process::Pid::from_child(self.0.as_ref().unwrap());
+        rustix::process::kill_process(id, signal).unwrap();
     }
 
     /// SIGTERM; gives how long it took to end, which it has to do well.
     #[track_caller]
-    pub(super) fn terminate(mut self) -> Duration {
+    pub(crate) fn terminate(mut self) -> Duration {
         let mut child = self.0.take().unwrap();
         let id = rustix::process::Pid::from_child(&child);
         let began = std::time::Instant::now();
@@ -314,7 +331,7 @@ fn look_at(
 }
 
 /// Names of staged files anywhere below.
-pub(super) fn litter(root: &Path) -> Vec<String> {
+pub(crate) fn litter(root: &Path) -> Vec<String> {
     let names = read_tree(root, true).unwrap();
     let staged = |name: &&Vec<u8>| name.windows(7).any(|part| part == b".knarr-");
     names

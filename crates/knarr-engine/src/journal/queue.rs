@@ -1,0 +1,163 @@
+//! The dirty set of a pair, and what is saved to resume its uploads.
+
+use std::sync::Arc;
+
+use knarr_core::plan::Side;
+use knarr_core::{Entry, Kind, RelPath, Timestamp};
+use knarr_remote::CheckpointSink;
+use knarr_store::dirty::{Dirty, Next, Seen};
+use knarr_store::{PairId, StoreError, Tx};
+
+use super::{Change, Journal};
+use crate::checkpoint::{self, Checkpoints, Earlier};
+use crate::error::EngineError;
+use crate::node::Mark;
+
+impl Journal {
+    /// Marks paths as dirty. Blocks until that is durable.
+    pub(crate) fn mark_blocking(&self, marks: Vec<Mark>, seen: Seen) -> Result<(), EngineError> {
+        self.mark(marks, seen).wait().map_err(EngineError::Store)
+    }
+
+    /// Marks paths as dirty.
+    pub(crate) fn mark(&self, marks: Vec<Mark>, seen: Seen) -> knarr_store::Pending<()> {
+        let (pair, at) = (self.pair, self.clock.now());
+        self.store.transact(move |tx| {
+            let mut waiting = Vec::with_capacity(marks.len());
+            for mark in marks {
+                if mark.renamed_from.is_some() || mark.observed.is_none() {
+                    tx.mark_dirty(pair, &std::mem::take(&mut waiting))?;
+                    keep_older_name(tx, pair, &mark, at)?;
+                }
+                waiting.push(mark.stored(seen, at));
+            }
+            tx.mark_dirty(pair, &waiting)
+        })
+    }
+
+    /// Marks a path as gone, unless it is to be looked at anyway: that knows more.
+    pub(crate) async fn mark_gone(&self, path: &RelPath, kind: Kind) -> Result<(), EngineError> {
+        let (path, at) = (path.clone(), self.clock.now());
+        self.write(move |tx, pair| mark_gone(tx, pair, path, kind, at))
+            .await
+    }
+
+    /// Paths that may be worked on, behind the order key `after`.
+    pub(crate) async fn ready(
+        &self,
+        now: Timestamp,
+        after: Vec<u8>,
+        limit: usize,
+    ) -> Result<Vec<Dirty>, EngineError> {
+        let pair = self.pair;
+        self.read(move |reader| reader.ready(pair, now, &after, limit))
+            .await
+    }
+
+    /// When the next path may be worked on that may not be yet, if any.
+    pub(crate) async fn next_ready_after(
+        &self,
+        now: Timestamp,
+    ) -> Result<Option<Timestamp>, EngineError> {
+        let pair = self.pair;
+        self.read(move |reader| reader.next_ready_after(pair, now))
+            .await
+    }
+
+    /// Takes a path from the queue, unless it was observed again.
+    pub(crate) async fn settle(&self, dirty: &Dirty) -> Result<(), EngineError> {
+        self.record(vec![Change::Settle {
+            path: dirty.path.clone(),
+            generation: dirty.generation,
+        }])
+        .await
+    }
+
+    /// Notes a failed attempt, and what is to happen.
+    pub(crate) async fn fail(
+        &self,
+        dirty: &Dirty,
+        error: &str,
+        next: Next,
+    ) -> Result<(), EngineError> {
+        let (pair, path, generation) = (self.pair, dirty.path.clone(), dirty.generation);
+        let error = error.to_owned();
+        self.store
+            .transact(move |tx| tx.fail(pair, &path, generation, &error, &next).map(drop))
+            .await
+            .map_err(EngineError::Store)
+    }
+
+    /// Has a path wait without counting an attempt.
+    pub(crate) async fn postpone(
+        &self,
+        dirty: &Dirty,
+        until: Timestamp,
+    ) -> Result<(), EngineError> {
+        let (pair, path, generation) = (self.pair, dirty.path.clone(), dirty.generation);
+        self.store
+            .transact(move |tx| tx.postpone(pair, &path, generation, until).map(drop))
+            .await
+            .map_err(EngineError::Store)
+    }
+
+    /// What an earlier attempt to write `path` from `entry` left, and where this one saves how far it is.
+    pub(crate) async fn checkpoints(
+        &self,
+        to: Side,
+        path: &RelPath,
+        entry: &Entry,
+    ) -> Result<(Earlier, Arc<dyn CheckpointSink>), EngineError> {
+        let sink = Checkpoints {
+            store: self.store.clone(),
+            pair: self.pair,
+            endpoint: self.label.base(to).to_owned(),
+            path: path.clone(),
+            source: entry.fingerprint(),
+            total_bytes: entry.size,
+            keep: self.keep_unfinished,
+        };
+        let found = checkpoint::find(&sink).await.map_err(EngineError::Store)?;
+        Ok((found, Arc::new(sink)))
+    }
+}
+
+/// A path has one hint of what it was called before. If that is about to be replaced, the older name must
+/// not be forgotten: nothing else says that it is gone.
+fn keep_older_name(
+    tx: &mut Tx<'_>,
+    pair: PairId,
+    mark: &Mark,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    let Some(before) = tx.dirty(pair, &mark.path)? else {
+        return Ok(());
+    };
+    match before.renamed_from {
+        Some(older) if mark.renamed_from.as_ref() != Some(&older) && older != mark.path => {
+            mark_gone(tx, pair, older, before.kind, at)
+        }
+        Some(_) | None => Ok(()),
+    }
+}
+
+fn mark_gone(
+    tx: &mut Tx<'_>,
+    pair: PairId,
+    path: RelPath,
+    kind: Kind,
+    at: Timestamp,
+) -> Result<(), StoreError> {
+    if tx.dirty(pair, &path)?.is_some() {
+        return Ok(());
+    }
+    let mark = Mark {
+        path,
+        kind,
+        observed: None,
+        ready_at: at,
+        because: None,
+        renamed_from: None,
+    };
+    tx.mark_dirty(pair, &[mark.stored(Seen::Event, at)])
+}

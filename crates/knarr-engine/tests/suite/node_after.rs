@@ -1,0 +1,81 @@
+//! What becomes of sources that were delivered before.
+
+use knarr_core::job::After;
+use knarr_core::record::Action;
+
+use crate::node::{Running, actions, job, queue_is_empty};
+use crate::support::{World, eventually};
+
+/// A file that was delivered, by a job that keeps its sources.
+async fn delivered() -> World {
+    let mut world = World::new();
+    world.write("a/x", b"delivered");
+    let running = Running::start(&world, job(&world));
+    eventually("the file", || world.read("b/x").is_some()).await;
+    eventually("an empty queue", || queue_is_empty(&world)).await;
+    running.stop(&world).await;
+    world.restart();
+    world
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k4_what_was_delivered_and_is_still_there_goes_when_the_delivery_is_proven() {
+    for after in [After::Delete, After::Move("done/".to_owned())] {
+        let world = delivered().await;
+        let moved = after != After::Delete;
+        let mut job = job(&world);
+        job.after = after;
+        let running = Running::start(&world, job);
+        eventually("that it goes", || world.read("a/x").is_none()).await;
+        eventually("an empty queue", || queue_is_empty(&world)).await;
+        running.stop(&world).await;
+        assert_eq!(world.read("a/done/x").is_some(), moved);
+        let story: Vec<Action> = actions(&world, "x").into_iter().map(|(a, _)| a).collect();
+        let last = if moved {
+            Action::SourceMoved
+        } else {
+            Action::SourceRemoved
+        };
+        assert_eq!(story, [Action::Created, last]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k4_a_source_stays_when_what_was_delivered_was_changed_at_the_destination() {
+    let world = delivered().await;
+    world.write("b/x", b"somebody else's");
+    let mut job = job(&world);
+    job.after = After::Delete;
+    let running = Running::start(&world, job);
+    eventually("the verdict", || {
+        actions(&world, "x")
+            .iter()
+            .any(|(action, _)| *action == Action::Parked)
+    })
+    .await;
+    running.stop(&world).await;
+    assert!(world.read("a/x").is_some());
+    assert_eq!(
+        world.read("b/x").as_deref(),
+        Some(b"somebody else's".as_slice())
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_moved_aside_is_not_delivered_again() {
+    let world = World::new();
+    world.write("a/done/earlier", b"moved aside by an earlier run");
+    let mut job = job(&world);
+    job.after = After::Move("done/".to_owned());
+    let running = Running::start(&world, job);
+    for name in ["one", "two"] {
+        world.write(&format!("a/{name}"), b"x");
+        eventually(name, || world.read(&format!("a/done/{name}")).is_some()).await;
+    }
+    eventually("an empty queue", || queue_is_empty(&world)).await;
+    running.stop(&world).await;
+    let delivered = std::fs::read_dir(world.path("b")).unwrap().count();
+    assert_eq!(delivered, 2, "nothing of what lies aside");
+    let aside = std::fs::read_dir(world.path("a/done")).unwrap().count();
+    assert_eq!(aside, 3);
+}

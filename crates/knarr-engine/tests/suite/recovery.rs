@@ -1,0 +1,183 @@
+//! What an interrupted run did and could not record.
+
+use std::time::SystemTime;
+
+use knarr_core::job::After;
+use knarr_core::plan::Mode;
+use knarr_core::record::{Action, CustodyRecord, Evidence};
+use knarr_core::{ContentHash, RelPath};
+use knarr_store::PairId;
+use knarr_store::history::TracePath;
+use knarr_store::intents::{Intended, IntentId, Verb};
+use knarr_store::runs::RunId;
+use knarr_store::synced::Side;
+
+use crate::support::{World, local};
+
+fn path(text: &str) -> RelPath {
+    RelPath::new(text.as_bytes()).unwrap()
+}
+
+fn pair(world: &World) -> PairId {
+    let pairs = world.store().read(|reader| reader.pairs()).unwrap();
+    assert_eq!(pairs.len(), 1);
+    pairs[0].id
+}
+
+fn open_intents(world: &World) -> usize {
+    let pair = pair(world);
+    let found = world
+        .store()
+        .read(|reader| reader.intents(pair, IntentId::FIRST, 100));
+    found.unwrap().len()
+}
+
+fn records(world: &World, of: &str) -> Vec<CustodyRecord> {
+    let of = TracePath::Exact(path(of));
+    let found = world.store().read(|reader| reader.trace(&of, 100)).unwrap();
+    found.into_iter().map(|custody| custody.record).collect()
+}
+
+/// What a run notes before it delivers `name` from `a` to `b`, or removes it at `b`.
+async fn intended(world: &World, verb: Verb, name: &str, hash: Option<ContentHash>) -> Intended {
+    let side = match verb {
+        Verb::Deliver => "a",
+        Verb::Remove => "b",
+    };
+    let entry = local(&world.path(side)).stat(&path(name)).await.unwrap();
+    Intended {
+        verb,
+        to: Side::Destination,
+        path: path(name),
+        written_as: None,
+        seen: entry.unwrap().fingerprint(),
+        replaces: None,
+        hash,
+    }
+}
+
+async fn intend(world: &World, items: Vec<Intended>) {
+    let pair = pair(world);
+    let noted = world
+        .store()
+        .transact(move |tx| tx.intend(pair, RunId(1), &items));
+    noted.await.unwrap();
+}
+
+fn set_time(world: &World, below: &str, time: SystemTime) {
+    let file = std::fs::File::options()
+        .write(true)
+        .open(world.path(below))
+        .unwrap();
+    file.set_modified(time).unwrap();
+}
+
+/// The same name, length and time on both sides.
+fn on_both_sides(world: &World, name: &str, here: &[u8], there: &[u8]) {
+    world.write(&format!("a/{name}"), here);
+    world.write(&format!("b/{name}"), there);
+    let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_700_000_000);
+    for side in ["a", "b"] {
+        set_time(world, &format!("{side}/{name}"), time);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k11_what_was_delivered_and_not_recorded_is_recorded_by_the_next_run() {
+    let mut world = World::new();
+    world.run(world.command(Mode::Copy)).await;
+    on_both_sides(&world, "small", b"content", b"content");
+    on_both_sides(&world, "large", b"CONTENT", b"CONTENT");
+    let hash = Some(ContentHash::of(b"CONTENT"));
+    let items = vec![
+        intended(&world, Verb::Deliver, "small", None).await,
+        intended(&world, Verb::Deliver, "large", hash).await,
+    ];
+    intend(&world, items).await;
+    world.restart();
+    let report = world.run(world.command(Mode::Copy)).await;
+    assert_eq!(
+        (report.adopted, report.created, report.sent_bytes),
+        (2, 0, 0)
+    );
+    for (name, content) in [("small", b"content"), ("large", b"CONTENT")] {
+        let found = records(&world, name);
+        assert_eq!(found.len(), 1, "{found:?}");
+        let hash = ContentHash::of(content);
+        assert_eq!(found[0].action, Action::Created);
+        assert_eq!(found[0].evidence, Evidence::ReadBack { hash });
+        assert_eq!(found[0].source_hash, Some(hash));
+        let message = found[0].message.as_deref().unwrap();
+        assert!(
+            message.contains("interrupted before the record"),
+            "{message}"
+        );
+    }
+    assert_eq!(open_intents(&world), 0);
+    let again = world.run(world.command(Mode::Copy)).await;
+    assert_eq!((again.adopted, again.created), (0, 0));
+    assert_eq!(records(&world, "small").len(), 1);
+    world.assert_chain();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k3_k11_what_was_meant_and_not_done_gets_no_record() {
+    let world = World::new();
+    world.run(world.command(Mode::Copy)).await;
+    on_both_sides(&world, "other", b"content", b"CONTENT");
+    on_both_sides(&world, "was-there", b"content", b"content");
+    world.write("a/missing", b"content");
+    let mut items = Vec::new();
+    for name in ["other", "was-there", "missing"] {
+        items.push(intended(&world, Verb::Deliver, name, None).await);
+    }
+    // What is there is still what the delivery was to replace.
+    let there = local(&world.path("b")).stat(&path("was-there")).await;
+    items[1].replaces = Some(there.unwrap().unwrap().fingerprint());
+    intend(&world, items).await;
+    let report = world.run(world.command(Mode::Copy)).await;
+    assert_eq!((report.adopted, report.created), (0, 1));
+    assert!(records(&world, "other").is_empty() && records(&world, "was-there").is_empty());
+    let missing = records(&world, "missing");
+    assert_eq!((missing.len(), missing[0].message.as_ref()), (1, None));
+    assert_eq!(open_intents(&world), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k11_what_was_deleted_and_not_recorded_is_recorded_by_the_next_run() {
+    let world = World::new();
+    world.write("a/kept", b"1");
+    world.write("a/gone", b"2");
+    world.run(world.command(Mode::Mirror)).await;
+    let item = intended(&world, Verb::Remove, "gone", None).await;
+    intend(&world, vec![item]).await;
+    for side in ["a", "b"] {
+        std::fs::remove_file(world.path(side).join("gone")).unwrap();
+    }
+    let report = world.run(world.command(Mode::Mirror)).await;
+    assert_eq!(report.deleted, 1);
+    let actions: Vec<_> = records(&world, "gone").iter().map(|r| r.action).collect();
+    assert!(actions.contains(&Action::Deleted), "{actions:?}");
+    assert_eq!(open_intents(&world), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k11_a_run_that_ends_well_leaves_nothing_meant() {
+    for (mode, after) in [
+        (Mode::Copy, After::Keep),
+        (Mode::Copy, After::Delete),
+        (Mode::Mirror, After::Keep),
+        (Mode::TwoWay, After::Keep),
+    ] {
+        let world = World::new();
+        world.write("a/small", b"content");
+        world.write("a/large", &vec![7; 5 << 20]);
+        world.write("b/extra", b"only there");
+        std::os::unix::fs::symlink("small", world.path("a/link")).unwrap();
+        let mut command = world.command(mode);
+        command.after = after.clone();
+        let report = world.run(command).await;
+        assert_eq!(report.failed, 0, "{mode:?} {:?}", world.seen.lines());
+        assert_eq!(open_intents(&world), 0, "{mode:?} {after:?}");
+    }
+}
