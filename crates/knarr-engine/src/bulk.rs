@@ -12,6 +12,7 @@ use knarr_core::job::Verify;
 use knarr_core::plan::{Beside, Compare, Side};
 use knarr_core::record::{Action, Evidence};
 use knarr_fs::copy::{Copied, CopyError, CopyObserver, CopyOptions, CopyRequest, copy_batch};
+use knarr_store::intents::{Intended, IntentId};
 use tokio::sync::Semaphore;
 
 use crate::context::{Context, Tally};
@@ -105,16 +106,12 @@ pub(crate) async fn copy(
     if batch.is_empty() {
         return Ok(());
     }
-    let intended = batch
-        .iter()
-        .map(|put| {
-            let replaces = put.replaces.as_ref();
-            intents::delivery(put.to, &put.entry, &put.entry.path, replaces, None)
-        })
-        .collect();
     // Before the turn comes: the store may be at the records of the batch before, and a turn that waits
     // for it would leave the disk idle.
-    let intent = context.journal.intend(intended).await?;
+    let intent = context
+        .journal
+        .intend(batch.iter().map(intended).collect())
+        .await?;
     let Ok(_turn) = turns.acquire_owned().await else {
         return Ok(());
     };
@@ -128,9 +125,9 @@ pub(crate) async fn copy(
         return Err(EngineError::Internal("a batch of copies ended in a panic"));
     };
     let each = put::microseconds(context.clock.now(), started) / (batch.len() as u64).max(1);
-    let files = batch.len();
-    let mut changes = Vec::with_capacity(files * 2 + 1);
+    let mut changes = Vec::with_capacity(batch.len() * 2 + 1);
     let (mut done, mut again) = (Vec::with_capacity(batch.len()), Vec::new());
+    let (mut unclear, mut left) = (Vec::new(), Vec::new());
     for (put, result) in batch.into_iter().zip(results) {
         match result {
             Ok(copied) => {
@@ -145,15 +142,19 @@ pub(crate) async fn copy(
             Err(CopyError::Cancelled) if context.cancel.is_cancelled() => {}
             Err(error) => {
                 tracing::debug!(path = %put.entry.path, %error, "goes the ordinary way");
-                again.push(put);
+                // What failed at its commit may have its name already.
+                if matches!(error, CopyError::Commit(_)) {
+                    left.push(intended(&put));
+                    unclear.push(put);
+                } else {
+                    again.push(put);
+                }
             }
         }
     }
-    if done.len() == files {
-        changes.push(Change::ClearIntent(intent));
-    }
-    // Otherwise it stays open until the end of the run: what failed may have failed after the rename.
-    context.journal.record(changes).await?;
+    // What was done is on record now, so nothing of it may be looked for: in a move its source goes.
+    changes.push(Change::ClearIntent(intent));
+    let left = context.journal.record_and_intend(changes, left).await?;
     for (put, action) in &done {
         put::delivered(context, &put.entry, *action);
     }
@@ -162,10 +163,27 @@ pub(crate) async fn copy(
             crate::dispose::dispose(context, &put.entry).await?;
         }
     }
+    ordinarily(context, again, unclear.into_iter().zip(left)).await
+}
+
+/// Takes what failed in a batch the ordinary way; some of it has an intent of its own.
+async fn ordinarily(
+    context: &Arc<Context>,
+    again: Vec<Put>,
+    unclear: impl Iterator<Item = (Put, IntentId)> + Send,
+) -> Result<(), EngineError> {
     for put in again {
         put::put(context, put).await?;
     }
+    for (put, intent) in unclear {
+        put::put_again(context, put, vec![intent]).await?;
+    }
     Ok(())
+}
+
+fn intended(put: &Put) -> Intended {
+    let replaces = put.replaces.as_ref();
+    intents::delivery(put.to, &put.entry, &put.entry.path, replaces, None)
 }
 
 fn copy_blocking(context: &Context, batch: &[Put]) -> Vec<Result<Copied, CopyError>> {

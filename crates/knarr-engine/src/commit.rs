@@ -19,8 +19,25 @@ const WAITING: usize = 2_048;
 /// How many things a batch has at most.
 const BATCH: usize = 1_024;
 
-/// What lies there now, and the intent that goes with the record of it.
-type Outcome = Result<(Committed, Option<IntentId>), RemoteError>;
+/// How a commit ended.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// What lies there now.
+    pub(crate) committed: Result<Committed, RemoteError>,
+    /// What was noted before. After an error, too: whether it was done all the same, whoever knows the
+    /// error tells, or whoever looks there afterwards.
+    pub(crate) intent: Option<IntentId>,
+}
+
+impl Outcome {
+    /// Nothing was noted, so nothing was done.
+    pub(crate) const fn not_begun(error: RemoteError) -> Self {
+        Self {
+            committed: Err(error),
+            intent: None,
+        }
+    }
+}
 
 /// Something that waits for its commit.
 #[derive(Debug)]
@@ -48,11 +65,11 @@ impl CommitQueue {
 
     /// Commits `staged`; durable and visible when this returns `Ok`. Nobody finds it after a crash.
     pub(crate) async fn commit(&self, staged: Staged) -> Result<Committed, RemoteError> {
-        let committed = self.commit_intended(staged, None).await;
-        committed.map(|(committed, _)| committed)
+        self.commit_intended(staged, None).await.committed
     }
 
-    /// The same, after it was noted what is meant. The intent it returns is cleared with the record.
+    /// The same, after it was noted what is meant. The intent is to be cleared with the record of what
+    /// became of it.
     pub(crate) async fn commit_intended(
         &self,
         staged: Staged,
@@ -65,11 +82,13 @@ impl CommitQueue {
             // A batch would gain nothing; every file commits beside the others. The store groups what
             // they note.
             let committer = Arc::clone(&staged.committer);
-            let intents = self.journal.intend_each(vec![intended]).await;
-            let intent = intents.map_err(|error| unnoted(&error).at(&path))?.pop();
+            let intent = match self.journal.intend_each(vec![intended]).await {
+                Ok(mut intents) => intents.pop().flatten(),
+                Err(error) => return Outcome::not_begun(unnoted(&error).at(&path)),
+            };
             let mut results = committer.commit(vec![staged]).await;
-            let result = results.pop().unwrap_or_else(|| Err(stopped().at(&path)));
-            return result.map(|committed| (committed, intent.flatten()));
+            let committed = results.pop().unwrap_or_else(|| Err(stopped().at(&path)));
+            return Outcome { committed, intent };
         }
         let (reply, result) = oneshot::channel();
         let waiting = Waiting {
@@ -77,11 +96,12 @@ impl CommitQueue {
             intended,
             reply,
         };
-        self.sender
-            .send(waiting)
-            .await
-            .map_err(|_closed| stopped().at(&path))?;
-        result.await.map_err(|_dropped| stopped().at(&path))?
+        if self.sender.send(waiting).await.is_err() {
+            return Outcome::not_begun(stopped().at(&path));
+        }
+        // Without an answer it is open whether it was noted and done: the next look tells.
+        let unanswered = |_dropped| Outcome::not_begun(stopped().at(&path));
+        result.await.unwrap_or_else(unanswered)
     }
 }
 
@@ -127,7 +147,7 @@ async fn run(mut receiver: mpsc::Receiver<Waiting>, journal: Journal) {
             Ok(intents) => intents,
             Err(error) => {
                 for reply in replies {
-                    drop(reply.send(Err(unnoted(&error))));
+                    drop(reply.send(Outcome::not_begun(unnoted(&error))));
                 }
                 continue;
             }
@@ -138,9 +158,9 @@ async fn run(mut receiver: mpsc::Receiver<Waiting>, journal: Journal) {
             replies.len(),
             "a committer answers for every item"
         );
-        for ((reply, result), intent) in replies.into_iter().zip(results).zip(intents) {
+        for ((reply, committed), intent) in replies.into_iter().zip(results).zip(intents) {
             // Whoever waited may have been cancelled; the commit stands, and the next look finds it.
-            drop(reply.send(result.map(|committed| (committed, intent))));
+            drop(reply.send(Outcome { committed, intent }));
         }
     }
 }

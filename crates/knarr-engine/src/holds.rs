@@ -45,6 +45,10 @@ pub(crate) fn hold_or_approved(
                 return Ok(false);
             }
         } else if held.held.kind == new.kind {
+            // More came: whoever approves is to see how many there are.
+            if held.held.deletes != new.deletes {
+                tx.hold(pair, &new)?;
+            }
             return Ok(true);
         }
     }

@@ -176,9 +176,17 @@ impl Journal {
         if changes.is_empty() {
             return Ok(());
         }
-        let is_intent = |change: &&Change| matches!(change, Change::ClearIntent(_));
-        let cleared = changes.iter().filter(is_intent).count() as u64;
-        let applying = Applying {
+        let (applying, cleared) = (self.applying(), intents::clears(&changes));
+        self.store
+            .transact(move |tx| applying.apply(tx, &changes))
+            .await
+            .map_err(EngineError::Store)?;
+        self.cleared(cleared);
+        Ok(())
+    }
+
+    fn applying(&self) -> Applying {
+        Applying {
             pair: self.pair,
             recognise: if self.two_way {
                 Recognise::Both
@@ -186,13 +194,7 @@ impl Journal {
                 Recognise::Source
             },
             label: Arc::clone(&self.label),
-        };
-        self.store
-            .transact(move |tx| applying.apply(tx, &changes))
-            .await
-            .map_err(EngineError::Store)?;
-        self.cleared(cleared);
-        Ok(())
+        }
     }
 
     /// A custody record about `entry` on its way to side `to`, with what is known without moving it.

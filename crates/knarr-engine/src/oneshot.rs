@@ -30,7 +30,7 @@ use crate::lock::PairLock;
 use crate::observer::Observer;
 use crate::plan_file::{self, PlanReader};
 use crate::planning::{self, Look, Planned};
-use crate::recover;
+use crate::recover::{Roots, Whose, recover};
 use crate::tidy::{self, Sweep};
 
 /// What to do between two places.
@@ -200,6 +200,8 @@ pub(crate) struct Prepared {
     pub(crate) spec: OneShot,
     /// Who approved what an earlier run held.
     approved: Option<String>,
+    /// The directories it began with.
+    roots: Roots,
     tasks: TaskTracker,
     _lock: PairLock,
 }
@@ -239,9 +241,11 @@ impl Prepared {
             tally: Tally::default(),
             tasks: tasks.clone(),
         });
-        recover::recover(&context).await?;
+        recover(&context, Whose::Earlier).await?;
+        let roots = Roots::note(&context).await?;
         Ok(Self {
             context,
+            roots,
             spec,
             approved,
             tasks,
@@ -413,11 +417,12 @@ impl Prepared {
             context,
             spec: _,
             approved: _,
+            roots,
             tasks,
             _lock,
         } = self;
         if outcome.is_ok() && context.journal.has_open_intents() {
-            recover::recover(&context).await?;
+            recover(&context, Whose::ThisRun(roots)).await?;
         }
         if outcome.is_ok() && !context.cancel.is_cancelled() {
             tidy::tidy(&context, Sweep::Daily).await?;

@@ -1,20 +1,23 @@
 //! Brings one entry from one side to the other: attempts, commit, record, and what follows.
 
+mod again;
+mod content;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use knarr_core::job::Verify;
-use knarr_core::plan::{
-    Beside, Compare, Decision, Operation, Side, decide_existing, numbered_path,
-};
-use knarr_core::record::{Action, CustodyRecord, Evidence};
+use knarr_core::plan::{Beside, Compare, Side, numbered_path};
+use knarr_core::record::{Action, CustodyRecord};
 use knarr_core::tree::Synced;
 use knarr_core::{ContentHash, Entry, Kind, RelPath, Timestamp};
 use knarr_remote::{
-    Committed, ErrorKind, NewNode, ReadOptions, Remote, RemoteError, Replace, Retry, WriteOptions,
+    Committed, ErrorKind, NewNode, Remote, RemoteError, Replace, Retry, WriteOptions,
 };
 use knarr_store::intents::IntentId;
 
+use self::again::{Earlier, Mend, Trust};
+pub(crate) use self::content::{hash_content, same_content, verify};
+use crate::commit::Outcome;
 use crate::context::{Context, Tally};
 use crate::dispose;
 use crate::error::EngineError;
@@ -114,75 +117,122 @@ impl PutError {
 ///
 /// # Errors
 /// Only if the state could not be recorded: then nothing may go on.
-pub(crate) async fn put(context: &Arc<Context>, mut put: Put) -> Result<bool, EngineError> {
-    let path = put.entry.path.clone();
+pub(crate) async fn put(context: &Arc<Context>, put: Put) -> Result<bool, EngineError> {
+    put_again(context, put, Vec::new()).await
+}
+
+/// The same after attempts elsewhere of which nobody knows whether they were carried out. What they
+/// meant is cleared with the record of what is there in the end.
+///
+/// # Errors
+/// As [`put`].
+pub(crate) async fn put_again(
+    context: &Arc<Context>,
+    mut put: Put,
+    unclear: Vec<IntentId>,
+) -> Result<bool, EngineError> {
     if put.entry.kind == Kind::File {
         context.observer.event(&Event::Started {
-            path: &path,
+            path: &put.entry.path,
             size: put.entry.size,
         });
     }
+    let mut earlier = Earlier::new(unclear);
     let mut failed = 0;
     loop {
         let started = context.clock.now();
-        let error = match attempt(context, &put).await {
+        let result = attempt(context, &put, &mut earlier).await;
+        let (error, looked) = match result {
             Ok(Attempt::Delivered(delivery)) => {
-                deliver(context, &put, delivery, failed + 1, started).await?;
+                let cleared = earlier.take_all().collect();
+                deliver(context, &put, delivery, cleared, failed + 1, started).await?;
                 return Ok(true);
             }
             Ok(Attempt::Same(there)) => {
-                adopt(context, put.to, put.entry, there).await?;
+                let cleared = earlier.take_all().collect();
+                adopt_and_clear(context, put.to, put.entry, there, cleared).await?;
                 return Ok(true);
             }
             Ok(Attempt::Left) => {
                 Tally::add(&context.tally.skipped, 1);
                 return Ok(true);
             }
-            Ok(Attempt::Stale) => match look_again(context, &mut put).await {
+            Ok(Attempt::Stale) => match again::look(context, &mut put, earlier.trust).await {
                 Ok(true) => {
                     failed += 1;
                     if context.pause(failed, Retry::Later).await {
                         continue;
                     }
-                    PutError::Transfer(TransferError::Changed)
+                    (PutError::Transfer(TransferError::Changed), true)
                 }
-                Ok(false) => return Ok(true),
-                Err(error) => PutError::Remote(error),
+                Ok(false) => return settled(context, &put, &mut earlier, failed, started).await,
+                Err(error) => (PutError::Remote(error), true),
             },
             Err(PutError::Transfer(TransferError::Changed)) => {
-                match look_again(context, &mut put).await {
-                    Ok(true) => PutError::Transfer(TransferError::Changed),
-                    Ok(false) => return Ok(true),
-                    Err(error) => PutError::Remote(error),
+                match again::look(context, &mut put, earlier.trust).await {
+                    Ok(true) => (PutError::Transfer(TransferError::Changed), true),
+                    Ok(false) => {
+                        return settled(context, &put, &mut earlier, failed, started).await;
+                    }
+                    Err(error) => (PutError::Remote(error), true),
                 }
             }
-            Err(error) => error,
+            Err(error) => (error, false),
         };
         failed += 1;
         if let PutError::Engine(error) = error {
             return Err(error);
         }
-        let again = context.pause(failed, error.retry()).await;
-        record_failure(context, &put, &error, failed, started, again).await?;
+        let again = context.pause(failed, error.retry()).await
+            && (looked || earlier.goes_on(context, &mut put).await);
+        let cleared = earlier.take_refuted().collect();
+        record_failure(context, &put, &error, cleared, failed, started, again).await?;
         if !again {
             return Ok(false);
         }
     }
 }
 
-async fn attempt(context: &Arc<Context>, put: &Put) -> Result<Attempt, PutError> {
+/// Ends the attempts where nothing is left to do. After damage, that is no good end: what is there may
+/// be what an attempt brought, whatever its length and time say.
+async fn settled(
+    context: &Arc<Context>,
+    put: &Put,
+    earlier: &mut Earlier,
+    failed: u32,
+    started: Timestamp,
+) -> Result<bool, EngineError> {
+    let cleared = earlier.take_refuted().collect();
+    if earlier.trust == Trust::Policy {
+        context.journal.record(cleared).await?;
+        return Ok(true);
+    }
+    let (error, again) = (PutError::Damaged, false);
+    record_failure(context, put, &error, cleared, failed + 1, started, again).await?;
+    Ok(false)
+}
+
+async fn attempt(
+    context: &Arc<Context>,
+    put: &Put,
+    earlier: &mut Earlier,
+) -> Result<Attempt, PutError> {
     match put.entry.kind {
-        Kind::File => attempt_file(context, put).await,
-        Kind::Directory => attempt_node(context, put, NewNode::Directory).await,
+        Kind::File => attempt_file(context, put, earlier).await,
+        Kind::Directory => attempt_node(context, put, earlier, NewNode::Directory).await,
         Kind::Symlink => {
             let target = put.entry.link_target.clone().unwrap_or_default();
-            attempt_node(context, put, NewNode::Symlink { target }).await
+            attempt_node(context, put, earlier, NewNode::Symlink { target }).await
         }
         Kind::Special => Ok(Attempt::Left),
     }
 }
 
-async fn attempt_file(context: &Arc<Context>, put: &Put) -> Result<Attempt, PutError> {
+async fn attempt_file(
+    context: &Arc<Context>,
+    put: &Put,
+    earlier: &mut Earlier,
+) -> Result<Attempt, PutError> {
     let (from, into) = context.sides(put.to);
     let Ok(slot) = context.slots.acquire().await else {
         return Err(PutError::Transfer(TransferError::Cancelled));
@@ -192,24 +242,8 @@ async fn attempt_file(context: &Arc<Context>, put: &Put) -> Result<Attempt, PutE
     {
         return Ok(Attempt::Same(there.clone()));
     }
-    let (path, replace) = target_name(into, put).await?;
-    let staged_id = context.journal.staged_id(&path);
-    let resumable = put.entry.size >= RESUMABLE_FROM_BYTES;
-    let (resume, checkpoints) = if resumable {
-        let found = context.checkpoints(put.to, &path, &put.entry).await;
-        let (resume, sink) = found.map_err(PutError::Engine)?;
-        (resume, Some(sink))
-    } else {
-        (None, None)
-    };
-    let target = Target {
-        path: path.clone(),
-        staged_id,
-        replace,
-        verify: context.verify,
-        resume,
-        checkpoints,
-    };
+    let target = target(context, put, earlier.mend.as_ref()).await?;
+    let path = target.path.clone();
     let transfer = Transfer {
         source: from.as_ref(),
         entry: &put.entry,
@@ -219,27 +253,35 @@ async fn attempt_file(context: &Arc<Context>, put: &Put) -> Result<Attempt, PutE
         observer: context.observer.as_ref(),
         cancel: &context.cancel,
     };
+    let moved = transfer::plain(&transfer).await;
     let Moved {
         staged,
         source_hash,
         sent,
         steps,
         ..
-    } = transfer::plain(&transfer)
-        .await
-        .map_err(PutError::Transfer)?;
+    } = moved.map_err(PutError::Transfer)?;
     drop(slot);
     let replaces = put.replaces.as_ref().filter(|_| put.beside == Beside::No);
     let intended = intents::delivery(put.to, &put.entry, &path, replaces, Some(source_hash));
-    let committed = context.commits.commit_intended(staged, Some(intended));
-    let (mut committed, intent) = match committed.await {
+    let outcome = context.commits.commit_intended(staged, Some(intended));
+    let Outcome { committed, intent } = outcome.await;
+    let mut committed = match committed {
         Ok(committed) => committed,
-        Err(error) if matches!(error.kind, ErrorKind::Changed | ErrorKind::AlreadyExists) => {
-            return Ok(Attempt::Stale);
-        }
-        Err(error) => return Err(PutError::Remote(error)),
+        Err(error) => return not_committed(earlier, error, intent),
     };
-    verify(context, into, &path, source_hash, &mut committed).await?;
+    match verify(context, into, &path, source_hash, &mut committed).await {
+        Ok(()) => {}
+        Err(PutError::Damaged) => {
+            let there = committed.entry.fingerprint();
+            earlier.damaged(Mend { path, there }, intent);
+            return Err(PutError::Damaged);
+        }
+        Err(error) => {
+            earlier.unverified(intent);
+            return Err(error);
+        }
+    }
     let moved = Some(MovedFacts {
         hash: source_hash,
         sent,
@@ -251,6 +293,48 @@ async fn attempt_file(context: &Arc<Context>, put: &Put) -> Result<Attempt, PutE
         intent,
         moved,
     }))
+}
+
+/// What a commit that failed means for the attempt.
+fn not_committed(
+    earlier: &mut Earlier,
+    error: RemoteError,
+    intent: Option<IntentId>,
+) -> Result<Attempt, PutError> {
+    earlier.failed(&error, intent);
+    if matches!(error.kind, ErrorKind::Changed | ErrorKind::AlreadyExists) {
+        // What was to be mended is not there any more.
+        earlier.mend = None;
+        return Ok(Attempt::Stale);
+    }
+    Err(PutError::Remote(error))
+}
+
+/// Where and how to write a file.
+async fn target(
+    context: &Arc<Context>,
+    put: &Put,
+    mend: Option<&Mend>,
+) -> Result<Target, PutError> {
+    let (path, replace) = match mend {
+        Some(mend) => (mend.path.clone(), Replace::Seen(mend.there.clone())),
+        None => target_name(context.side(put.to), put).await?,
+    };
+    let (resume, checkpoints) = if put.entry.size >= RESUMABLE_FROM_BYTES {
+        let found = context.checkpoints(put.to, &path, &put.entry).await;
+        let (resume, sink) = found.map_err(PutError::Engine)?;
+        (resume, Some(sink))
+    } else {
+        (None, None)
+    };
+    Ok(Target {
+        staged_id: context.journal.staged_id(&path),
+        path,
+        replace,
+        verify: context.verify,
+        resume,
+        checkpoints,
+    })
 }
 
 /// Where to write, and what may be replaced there.
@@ -283,6 +367,7 @@ pub(crate) async fn free_name(remote: &dyn Remote, path: &RelPath) -> Result<Rel
 async fn attempt_node(
     context: &Arc<Context>,
     put: &Put,
+    earlier: &mut Earlier,
     node: NewNode,
 ) -> Result<Attempt, PutError> {
     let into = context.side(put.to);
@@ -300,103 +385,32 @@ async fn attempt_node(
     // What a directory is, its files' records say.
     let intended = (put.entry.kind == Kind::Symlink)
         .then(|| intents::delivery(put.to, &put.entry, &path, put.replaces.as_ref(), None));
-    let written = async {
+    let staged = async {
         let upload = into.write(&path, options).await?;
-        let staged = upload.stage(0, ContentHash::of(b"")).await?;
-        context.commits.commit_intended(staged, intended).await
+        upload.stage(0, ContentHash::of(b"")).await
     };
-    match written.await {
-        Ok((committed, intent)) => Ok(Attempt::Delivered(Delivery {
+    let Outcome { committed, intent } = match staged.await {
+        Ok(staged) => context.commits.commit_intended(staged, intended).await,
+        Err(error) => Outcome::not_begun(error),
+    };
+    match committed {
+        Ok(committed) => Ok(Attempt::Delivered(Delivery {
             path,
             committed,
             intent,
             moved: None,
         })),
-        Err(error) if matches!(error.kind, ErrorKind::Changed | ErrorKind::AlreadyExists) => {
-            Ok(Attempt::Stale)
-        }
-        Err(error) => Err(PutError::Remote(error)),
+        Err(error) => not_committed(earlier, error, intent),
     }
 }
 
-/// Whether both sides hold the same bytes; reads both.
-pub(crate) async fn same_content(
-    context: &Context,
-    from: &Arc<dyn Remote>,
-    into: &Arc<dyn Remote>,
-    ours: &Entry,
-    theirs: &Entry,
-) -> Result<bool, PutError> {
-    if ours.size != theirs.size {
-        return Ok(false);
-    }
-    let (left, right) = tokio::join!(
-        hash_content(context, from.as_ref(), ours),
-        hash_content(context, into.as_ref(), theirs)
-    );
-    let left = left.map_err(|error| PutError::Transfer(TransferError::Source(error)))?;
-    let right = right.map_err(|error| PutError::Transfer(TransferError::Destination(error)))?;
-    Ok(left == right)
-}
-
-/// Reads a file to its end for its hash.
-pub(crate) async fn hash_content(
-    context: &Context,
-    remote: &dyn Remote,
-    entry: &Entry,
-) -> Result<ContentHash, RemoteError> {
-    let options = ReadOptions {
-        offset: 0,
-        expected: Some(entry.fingerprint()),
-    };
-    let mut reader = remote.read(&entry.path, options).await?;
-    let mut hasher = blake3::Hasher::new();
-    while let Some(chunk) = reader.next().await? {
-        if context.cancel.is_cancelled() {
-            return Err(RemoteError::new(ErrorKind::Cancelled, "read", "stopped").at(&entry.path));
-        }
-        hasher.update(&chunk);
-    }
-    Ok(hasher.finalize().into())
-}
-
-/// K4: before the source goes, the length alone is not enough, unless the user said so. `hash` is that
-/// of what was written.
-pub(crate) async fn verify(
-    context: &Context,
-    into: &Arc<dyn Remote>,
-    path: &RelPath,
-    hash: ContentHash,
-    committed: &mut Committed,
-) -> Result<(), PutError> {
-    let weak = matches!(committed.evidence, Evidence::SizeOnly { .. });
-    let needed = match context.verify {
-        Verify::Full => !matches!(committed.evidence, Evidence::ReadBack { .. }),
-        Verify::Offered => weak && context.removes_source(),
-        Verify::Size => false,
-    };
-    if !needed {
-        return Ok(());
-    }
-    let entry = Entry {
-        path: path.clone(),
-        ..committed.entry.clone()
-    };
-    let there = hash_content(context, into.as_ref(), &entry)
-        .await
-        .map_err(PutError::Remote)?;
-    if there != hash {
-        return Err(PutError::Damaged);
-    }
-    committed.evidence = Evidence::ReadBack { hash: there };
-    Ok(())
-}
-
-/// Records a delivery, then removes or moves the source if that is wanted (K3, K4: in this order).
+/// Records a delivery together with `changes`, then removes or moves the source if that is wanted (K3,
+/// K4: in this order).
 async fn deliver(
     context: &Arc<Context>,
     put: &Put,
     delivery: Delivery,
+    mut changes: Vec<Change>,
     attempt: u32,
     started: Timestamp,
 ) -> Result<(), EngineError> {
@@ -425,11 +439,11 @@ async fn deliver(
         Tally::add(&context.tally.sent, moved.sent);
     }
     let synced = synced(put.to, &put.entry, &committed.entry, &path, hash);
-    let mut changes = vec![
+    changes.extend([
         Change::Synced(Box::new(synced)),
         Change::Custody(Box::new(record)),
         Change::ClearCheckpoint { to: put.to, path },
-    ];
+    ]);
     changes.extend(intent.map(Change::ClearIntent));
     context.journal.record(changes).await?;
     delivered(context, &put.entry, action);
@@ -483,12 +497,22 @@ pub(crate) async fn adopt(
     entry: Entry,
     there: Entry,
 ) -> Result<(), EngineError> {
+    adopt_and_clear(context, to, entry, there, Vec::new()).await
+}
+
+async fn adopt_and_clear(
+    context: &Arc<Context>,
+    to: Side,
+    entry: Entry,
+    there: Entry,
+    mut changes: Vec<Change>,
+) -> Result<(), EngineError> {
     let record = context.journal.custody(Action::Adopted, &entry, to);
     let synced = synced(to, &entry, &there, &entry.path, entry.hash);
-    let changes = vec![
+    changes.extend([
         Change::Synced(Box::new(synced)),
         Change::Custody(Box::new(record)),
-    ];
+    ]);
     context.journal.record(changes).await?;
     Tally::add(&context.tally.adopted, 1);
     let (path, action) = (&entry.path, Action::Adopted);
@@ -503,49 +527,11 @@ pub(crate) async fn adopt(
     Ok(())
 }
 
-/// Looks at both sides again and decides anew. `false` if there is nothing left to do.
-async fn look_again(context: &Context, put: &mut Put) -> Result<bool, RemoteError> {
-    let (from, into) = context.sides(put.to);
-    let path = put.entry.path.clone();
-    let Some(entry) = from.stat(&path).await? else {
-        return Ok(false);
-    };
-    if entry.kind != put.entry.kind {
-        // It is another thing now; the next run plans it.
-        return Ok(false);
-    }
-    put.entry = entry;
-    let Some(there) = into.stat(&path).await? else {
-        put.replaces = None;
-        return Ok(true);
-    };
-    let policy = knarr_core::plan::Policy {
-        adopt: false,
-        ..context.policy.clone()
-    };
-    match decide_existing(put.entry.clone(), there, &policy) {
-        Some(Decision::Operation(Operation::Put {
-            replaces,
-            beside,
-            compare,
-            ..
-        })) => {
-            (put.replaces, put.beside, put.compare) = (replaces, beside, compare);
-            Ok(true)
-        }
-        Some(Decision::Problem(problem)) => {
-            context.trouble(Some(&problem.path), Trouble::Problem, &problem.message);
-            Tally::add(&context.tally.problems, 1);
-            Ok(false)
-        }
-        Some(Decision::Operation(_) | Decision::Conflict(_)) | None => Ok(false),
-    }
-}
-
 async fn record_failure(
     context: &Arc<Context>,
     put: &Put,
     error: &PutError,
+    mut changes: Vec<Change>,
     attempt: u32,
     started: Timestamp,
     again: bool,
@@ -555,10 +541,8 @@ async fn record_failure(
     record.attempt = attempt;
     record.duration_microseconds = microseconds(context.clock.now(), started);
     record.message = Some(message.clone());
-    context
-        .journal
-        .record(vec![Change::Custody(Box::new(record))])
-        .await?;
+    changes.push(Change::Custody(Box::new(record)));
+    context.journal.record(changes).await?;
     let path = &put.entry.path;
     if again {
         context.observer.event(&Event::Retry {

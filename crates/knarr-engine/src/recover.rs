@@ -8,10 +8,12 @@
 
 use std::sync::Arc;
 
+use knarr_core::job::Verify;
 use knarr_core::plan::Side;
 use knarr_core::record::{Action, Evidence};
 use knarr_core::{ContentHash, Entry, Kind};
-use knarr_remote::{ErrorKind, MtimeSupport, Remote};
+use knarr_fs::identity::RootIdentity;
+use knarr_remote::{ErrorKind, ListOptions, MtimeSupport, Remote, Retry};
 use knarr_store::intents::{Intended, Intent, IntentId, Verb};
 
 use crate::context::{Context, Tally};
@@ -23,66 +25,231 @@ use crate::transfer::TransferError;
 
 /// How many intents are read at once. One of a batch of small files has some 200 KiB.
 const INTENTS: usize = 16;
-/// What is found at a remote place is read back up to this length; beyond, its size and time must do.
-const READ_BACK_BYTES: u64 = 8 << 20;
+
+/// Which directories the roots of both sides are, as far as that can be told.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Roots {
+    source: Option<RootIdentity>,
+    destination: Option<RootIdentity>,
+}
+
+impl Roots {
+    /// Looks, and notes what was not known.
+    ///
+    /// # Errors
+    /// If the state cannot be read or written.
+    pub(crate) async fn note(context: &Context) -> Result<Self, EngineError> {
+        let mut roots = Self::default();
+        for side in [Side::Source, Side::Destination] {
+            // Whether it is there at all is for the listing to say.
+            let Ok(Some(identity)) = context.side(side).root_identity().await else {
+                continue;
+            };
+            let text = identity.to_string();
+            if !context.journal.is_other_root(side, &text).await? {
+                context.journal.note_root(side, &text).await?;
+            }
+            *roots.of(side) = Some(identity);
+        }
+        Ok(roots)
+    }
+
+    const fn of(&mut self, side: Side) -> &mut Option<RootIdentity> {
+        match side {
+            Side::Source => &mut self.source,
+            Side::Destination => &mut self.destination,
+        }
+    }
+}
+
+/// Whose intents are looked into.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Whose {
+    /// All there are, before a run begins.
+    Earlier,
+    /// Those of this run, which began with these roots.
+    ThisRun(Roots),
+}
 
 /// Records what was done and not recorded.
 ///
 /// # Errors
-/// If the state cannot be read or written. A place that does not answer leaves the question open for
-/// the next run.
-pub(crate) async fn recover(context: &Arc<Context>) -> Result<(), EngineError> {
+/// If the state cannot be read or written. A place that does not answer, is not there, or is another
+/// one than it was leaves the question open for the next run.
+pub(crate) async fn recover(context: &Arc<Context>, whose: Whose) -> Result<(), EngineError> {
     let mut after = IntentId::FIRST;
+    let mut sides = Sides::default();
     loop {
         let found = context.journal.intents(after, INTENTS).await?;
         let Some(last) = found.last() else {
             return Ok(());
         };
         after = last.id;
-        for intent in &found {
-            match look(context, intent).await {
+        let this_run = context.journal.run();
+        let meant = |intent: &&Intent| match whose {
+            Whose::Earlier => true,
+            Whose::ThisRun(_) => intent.run.0 == this_run,
+        };
+        for intent in found.iter().filter(meant) {
+            match look(context, intent, whose, &mut sides).await {
                 Ok(()) => {}
                 Err(PutError::Engine(error)) => return Err(error),
-                Err(error) => {
-                    let error = crate::error::chain(&error);
-                    tracing::warn!(%error, "what an interrupted run did cannot be told yet");
-                }
+                Err(error) => untold(&error),
             }
         }
     }
 }
 
-/// What was found of one intended thing.
-struct Found {
-    changes: [Change; 2],
-    to: Side,
-    entry: Entry,
-    action: Action,
+fn untold(error: &PutError) {
+    let error = crate::error::chain(error);
+    tracing::warn!(%error, "what an interrupted run did cannot be told yet");
 }
 
-async fn look(context: &Arc<Context>, intent: &Intent) -> Result<(), PutError> {
-    let mut all = Vec::new();
+/// Which sides can be asked, as far as that is known. The lack of a file in a place that is not there
+/// says nothing of the file (K5).
+#[derive(Debug, Default)]
+struct Sides {
+    source: Option<Answer>,
+    destination: Option<Answer>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Answer {
+    Answers,
+    Silent,
+}
+
+impl Sides {
+    const fn of(&mut self, side: Side) -> &mut Option<Answer> {
+        match side {
+            Side::Source => &mut self.source,
+            Side::Destination => &mut self.destination,
+        }
+    }
+
+    async fn ask(
+        &mut self,
+        context: &Context,
+        side: Side,
+        whose: Whose,
+    ) -> Result<Answer, EngineError> {
+        if let Some(known) = *self.of(side) {
+            return Ok(known);
+        }
+        let answer = ask(context, side, whose).await?;
+        *self.of(side) = Some(answer);
+        Ok(answer)
+    }
+}
+
+async fn ask(context: &Context, side: Side, whose: Whose) -> Result<Answer, EngineError> {
+    let remote = context.side(side);
+    let is_other = match remote.root_identity().await {
+        Ok(Some(now)) => match whose {
+            // A root that was not there yet is one that the run made.
+            Whose::ThisRun(mut roots) => roots
+                .of(side)
+                .is_some_and(|before| !before.is_same_root(&now)),
+            Whose::Earlier => {
+                let now = now.to_string();
+                context.journal.is_other_root(side, &now).await?
+            }
+        },
+        Ok(None) => match remote.list(ListOptions::default()).await {
+            Ok(_listing) => false,
+            Err(error) => {
+                untold(&PutError::Remote(error));
+                return Ok(Answer::Silent);
+            }
+        },
+        Err(error) => {
+            untold(&PutError::Remote(error));
+            return Ok(Answer::Silent);
+        }
+    };
+    if is_other {
+        let location = context.side(side).describe().location.as_str();
+        tracing::warn!(
+            location,
+            "what an interrupted run did cannot be told: this is another directory, or its disk is not mounted"
+        );
+        return Ok(Answer::Silent);
+    }
+    Ok(Answer::Answers)
+}
+
+/// What can be told of an intent, and the items of which nothing can be told yet.
+async fn tell_all(
+    context: &Context,
+    intent: &Intent,
+    whose: Whose,
+    sides: &mut Sides,
+) -> Result<(Vec<Found>, Vec<Intended>), PutError> {
+    let (mut all, mut left) = (Vec::new(), Vec::new());
     for item in &intent.items {
-        let found = match item.verb {
-            Verb::Deliver => delivered(context, intent, item).await?,
-            Verb::Remove => removed(context, intent, item).await?,
-        };
-        all.extend(found);
+        let (to, entry) = intents::what(item);
+        // Without a hash it is the other side that tells what was meant.
+        let compares =
+            item.verb == Verb::Deliver && item.hash.is_none() && entry.kind == Kind::File;
+        let asked = [Some(to), compares.then_some(to.other())];
+        let mut answer = Answer::Answers;
+        for side in asked.into_iter().flatten() {
+            let said = sides.ask(context, side, whose).await;
+            if said.map_err(PutError::Engine)? == Answer::Silent {
+                answer = Answer::Silent;
+            }
+        }
+        if answer == Answer::Silent {
+            left.push(item.clone());
+            continue;
+        }
+        match tell(context, intent, item).await {
+            Ok(found) => all.extend(found),
+            Err(PutError::Engine(error)) => return Err(PutError::Engine(error)),
+            // What can be told of the others does not wait for it.
+            Err(error) => {
+                untold(&error);
+                left.push(item.clone());
+                if error.retry() == Retry::EndpointDown {
+                    *sides.of(to) = Some(Answer::Silent);
+                }
+            }
+        }
+    }
+    Ok((all, left))
+}
+
+async fn tell(
+    context: &Context,
+    intent: &Intent,
+    item: &Intended,
+) -> Result<Option<Found>, PutError> {
+    match item.verb {
+        Verb::Deliver => delivered(context, intent, item).await,
+        Verb::Remove => removed(context, intent, item).await,
+    }
+}
+
+async fn look(
+    context: &Arc<Context>,
+    intent: &Intent,
+    whose: Whose,
+    sides: &mut Sides,
+) -> Result<(), PutError> {
+    let (all, left) = tell_all(context, intent, whose, sides).await?;
+    if left.len() == intent.items.len() && !left.is_empty() {
+        return Ok(());
     }
     for side in [Side::Source, Side::Destination] {
         if all.iter().any(|found| found.to == side) {
             flush(context.side(side)).await?;
         }
     }
-    let mut changes = vec![Change::ClearIntent(intent.id)];
-    for found in &all {
-        changes.extend(found.changes.iter().cloned());
-    }
-    context
+    let found = all.iter().flat_map(|found| found.changes.iter().cloned());
+    let recorded = context
         .journal
-        .record(changes)
-        .await
-        .map_err(PutError::Engine)?;
+        .record_leaving(found.collect(), intent.id, left);
+    recorded.await.map_err(PutError::Engine)?;
     for Found { entry, action, .. } in &all {
         let counter = match action {
             Action::Deleted => &context.tally.deleted,
@@ -114,6 +281,14 @@ async fn flush(remote: &Arc<dyn Remote>) -> Result<(), PutError> {
         }
         Err(_panic) => Err(PutError::Engine(EngineError::Internal("a flush panicked"))),
     }
+}
+
+/// What was found of one intended thing.
+struct Found {
+    changes: [Change; 2],
+    to: Side,
+    entry: Entry,
+    action: Action,
 }
 
 async fn delivered(
@@ -218,12 +393,13 @@ async fn proof(
     if untouched || item.seen.size != there.size || !has_its_time(context, into, item, there) {
         return Ok(None);
     }
-    let readable = there.size <= READ_BACK_BYTES || into.as_local().is_some();
+    // Whatever its length: what a run proved to be damaged, or what somebody else put there, may have
+    // the same size and time (K3).
     let expected = match item.hash {
-        None if readable => hash_at_source(context, to, item).await?,
+        None => hash_at_source(context, to, item).await?,
         known => known,
     };
-    if let (Some(expected), true) = (expected, readable) {
+    if let Some(expected) = expected {
         let hash = hash_content(context, into.as_ref(), there).await;
         let hash = hash.map_err(PutError::Remote)?;
         return Ok((hash == expected).then_some(Proof {
@@ -232,13 +408,13 @@ async fn proof(
         }));
     }
     // Nothing but size and time speaks, and they speak for what was there before, too.
-    if as_before {
+    if as_before || context.verify == Verify::Full {
         return Ok(None);
     }
     let reason = "found after an interruption; only its size and time were compared".to_owned();
     Ok(Some(Proof {
         evidence: Evidence::SizeOnly { reason },
-        source_hash: item.hash,
+        source_hash: None,
     }))
 }
 

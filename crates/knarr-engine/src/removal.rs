@@ -36,12 +36,15 @@ pub(crate) async fn remove(
             seen: Some(entry.fingerprint()),
         })
         .collect();
-    let intended = seen.iter().map(|entry| intents::removal(to, entry));
-    let intent = context.journal.intend(intended.collect()).await?;
+    let intended: Vec<_> = seen
+        .iter()
+        .map(|entry| intents::removal(to, entry))
+        .collect();
+    let intent = context.journal.intend(intended.clone()).await?;
     let results = context.side(to).remove(&removals).await;
     let mut changes = Vec::with_capacity(seen.len() * 2 + 1);
-    changes.push(Change::ClearIntent(intent));
-    for (entry, result) in seen.iter().zip(results) {
+    let mut left = Vec::new();
+    for ((entry, result), intended) in seen.iter().zip(results).zip(intended) {
         let forget = || Change::Forget {
             path: entry.path.clone(),
             kind: entry.kind,
@@ -68,11 +71,22 @@ pub(crate) async fn remove(
                 record.action = Action::Failed;
                 record.message = Some(crate::error::chain(&error));
                 trouble(context, entry, &error);
+                if !is_refusal(&error) {
+                    left.push(intended);
+                }
             }
         }
         changes.push(Change::Custody(Box::new(record)));
     }
-    context.journal.record(changes).await
+    context.journal.record_leaving(changes, intent, left).await
+}
+
+/// Whether it surely was not removed. After any other error it may be gone, and its answer lost (K11).
+const fn is_refusal(error: &RemoteError) -> bool {
+    matches!(
+        error.kind,
+        ErrorKind::Changed | ErrorKind::NotEmpty | ErrorKind::PermissionDenied
+    )
 }
 
 fn trouble(context: &Context, entry: &Entry, error: &RemoteError) {

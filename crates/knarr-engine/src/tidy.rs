@@ -10,6 +10,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
+use knarr_core::entry::{Fingerprint, Identity, Kind};
 use knarr_core::plan::Side;
 use knarr_core::{RelPath, Timestamp};
 use knarr_fs::Root;
@@ -69,9 +70,13 @@ async fn uploads(context: &Context) -> Result<(), EngineError> {
         }
         let begun = &upload.begun_as;
         let Ok(path) = RelPath::new(begun.destination.as_slice()) else {
-            context.journal.forget_upload(upload.id).await?;
+            context.journal.forget_expired(upload.id).await?;
             continue;
         };
+        // Deliveries run meanwhile, and resume what was begun.
+        if !context.journal.may_give_up(upload.id, &path).await? {
+            continue;
+        }
         match context.side(side).abandon(&path, &begun.upload).await {
             Ok(()) => tracing::info!(%path, "an unfinished upload was given up"),
             Err(error) if error.kind == ErrorKind::InvalidName => {
@@ -85,7 +90,7 @@ async fn uploads(context: &Context) -> Result<(), EngineError> {
                 continue;
             }
         }
-        context.journal.forget_upload(upload.id).await?;
+        context.journal.forget_expired(upload.id).await?;
     }
     Ok(())
 }
@@ -109,10 +114,12 @@ async fn staged_files(context: &Context, side: Side, now: Timestamp) -> Result<(
             }
         };
         for path in leftovers(walker, || cancel.is_cancelled()) {
-            match is_old(&root, &path, now, kept).then(|| remove(&root, &path)) {
+            // The age is of the very look that the removal goes by: what was written since is not removed.
+            let seen = seen_old(&root, &path, now, kept);
+            match seen.map(|seen| root.remove(&path, &seen)) {
                 Some(Ok(())) => tracing::info!(%path, "an old staged file was removed"),
                 Some(Err(error)) => {
-                    let error = crate::error::chain(error.as_ref());
+                    let error = crate::error::chain(&error);
                     tracing::warn!(%path, %error, "an old staged file cannot be removed");
                 }
                 None => {}
@@ -132,20 +139,18 @@ fn leftovers(mut walker: Walker<'_>, stop: impl Fn() -> bool) -> Vec<RelPath> {
     walker.leftovers().to_vec()
 }
 
-/// Whether nobody touched the file for as long as it is kept.
-fn is_old(root: &Root, path: &RelPath, now: Timestamp, kept: Duration) -> bool {
+/// What the file looks like, if nobody touched it for as long as it is kept.
+fn seen_old(root: &Root, path: &RelPath, now: Timestamp, kept: Duration) -> Option<Fingerprint> {
     let name = std::ffi::OsStr::from_bytes(path.as_bytes());
-    let Ok(found) = std::fs::symlink_metadata(root.display().join(name)) else {
-        return false;
-    };
+    let found = std::fs::symlink_metadata(root.display().join(name)).ok()?;
     let touched = Timestamp::from_seconds(found.ctime());
     // From the future: the clock was set, and nothing is known.
-    found.is_file() && touched <= now && now.since(touched) >= kept
-}
-
-fn remove(root: &Root, path: &RelPath) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    match root.stat(path)? {
-        Some(found) => Ok(root.remove(path, &found.fingerprint())?),
-        None => Ok(()),
-    }
+    let is_old = found.is_file() && touched <= now && now.since(touched) >= kept;
+    is_old.then(|| Fingerprint {
+        kind: Kind::File,
+        size: found.len(),
+        mtime: Some(Timestamp::from_parts(found.mtime(), found.mtime_nsec())),
+        identity: Some(Identity::Inode(found.ino())),
+        link_target: None,
+    })
 }

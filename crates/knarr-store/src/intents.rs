@@ -201,6 +201,19 @@ impl Tx<'_> {
         Ok(IntentId(self.connection.last_insert_rowid()))
     }
 
+    /// Narrows an intent to `left`: what became of the rest of it is on record.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn narrow_intent(&mut self, intent: IntentId, left: &[Intended]) -> Result<(), StoreError> {
+        self.run(
+            "narrow what was meant",
+            "UPDATE intents SET items = ?2 WHERE id = ?1",
+            (intent.0, encode(left)),
+        )
+        .map(drop)
+    }
+
     /// Forgets an intent: what became of it is on record.
     ///
     /// # Errors

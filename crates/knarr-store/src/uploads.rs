@@ -153,6 +153,20 @@ impl Reader<'_> {
         )
     }
 
+    /// Whether the upload is known and to be given up at `now`.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn is_upload_expired(&self, upload: UploadId, now: Timestamp) -> Result<bool, StoreError> {
+        let found = self.one(
+            "look whether an upload has expired",
+            "SELECT 1 FROM uploads WHERE id = ?1 AND expires_at <= ?2",
+            (upload.0, now.nanoseconds()),
+            |row| row.column::<i64>(0),
+        )?;
+        Ok(found.is_some())
+    }
+
     /// The parts of an upload that the server has, by number.
     ///
     /// # Errors
@@ -241,6 +255,24 @@ impl Tx<'_> {
             "put off the end of an upload",
             "UPDATE uploads SET expires_at = ?2 WHERE id = ?1",
             (upload.0, expires_at.nanoseconds()),
+        )
+        .map(drop)
+    }
+
+    /// Forgets an upload and its parts if it is still to be given up at `now`: what somebody goes on with
+    /// meanwhile is kept.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn remove_expired_upload(
+        &mut self,
+        upload: UploadId,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.run(
+            "forget an expired upload",
+            "DELETE FROM uploads WHERE id = ?1 AND expires_at <= ?2",
+            (upload.0, now.nanoseconds()),
         )
         .map(drop)
     }

@@ -135,8 +135,29 @@ impl Journal {
             .collect())
     }
 
-    /// Forgets an upload that was given up.
-    pub(crate) async fn forget_upload(&self, upload: UploadId) -> Result<(), EngineError> {
-        self.write(move |tx, _| tx.remove_upload(upload)).await
+    /// Whether an upload may be given up: nobody has gone on with it meanwhile, and its path does not
+    /// wait for a delivery, which would. To be asked immediately before it is given up.
+    pub(crate) async fn may_give_up(
+        &self,
+        upload: UploadId,
+        path: &RelPath,
+    ) -> Result<bool, EngineError> {
+        let path = path.clone();
+        // A transaction: it sees what every delivery has written so far.
+        self.write(move |tx, pair| {
+            if !tx.is_upload_expired(upload, tx.now())? {
+                return Ok(false);
+            }
+            // What is parked waits for a person, who may never come.
+            let waiting = tx.dirty(pair, &path)?;
+            Ok(waiting.is_none_or(|dirty| dirty.parked.is_some()))
+        })
+        .await
+    }
+
+    /// Forgets an upload that was given up, unless somebody goes on with it by now.
+    pub(crate) async fn forget_expired(&self, upload: UploadId) -> Result<(), EngineError> {
+        self.write(move |tx, _| tx.remove_expired_upload(upload, tx.now()))
+            .await
     }
 }

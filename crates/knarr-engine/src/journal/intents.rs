@@ -6,7 +6,7 @@ use knarr_core::plan::Side;
 use knarr_core::{ContentHash, Entry, RelPath};
 use knarr_store::intents::{Intended, Intent, IntentId, Verb};
 
-use super::{Journal, engine_side, entry_of, store_side};
+use super::{Change, Journal, engine_side, entry_of, store_side};
 use crate::error::EngineError;
 
 impl Journal {
@@ -49,6 +49,53 @@ impl Journal {
         Ok(ids)
     }
 
+    /// Makes all of `changes` and notes each of `items` as an intent of its own, in one transaction.
+    ///
+    /// # Errors
+    /// If that could not be made durable; then nothing of it was made.
+    pub(crate) async fn record_and_intend(
+        &self,
+        changes: Vec<Change>,
+        items: Vec<Intended>,
+    ) -> Result<Vec<IntentId>, EngineError> {
+        let (run, applying, cleared) = (self.run, self.applying(), clears(&changes));
+        let ids: Vec<IntentId> = self
+            .write(move |tx, pair| {
+                applying.apply(tx, &changes)?;
+                items
+                    .iter()
+                    .map(|item| tx.intend(pair, run, std::slice::from_ref(item)))
+                    .collect()
+            })
+            .await?;
+        self.cleared(cleared);
+        self.open_intents
+            .fetch_add(ids.len() as u64, Ordering::Relaxed);
+        Ok(ids)
+    }
+
+    /// Makes all of `changes` in one transaction that leaves of `intent` only `left` open, or nothing.
+    ///
+    /// # Errors
+    /// If that could not be made durable; then nothing of it was made.
+    pub(crate) async fn record_leaving(
+        &self,
+        mut changes: Vec<Change>,
+        intent: IntentId,
+        left: Vec<Intended>,
+    ) -> Result<(), EngineError> {
+        if left.is_empty() {
+            changes.push(Change::ClearIntent(intent));
+            return self.record(changes).await;
+        }
+        let applying = self.applying();
+        self.write(move |tx, _| {
+            applying.apply(tx, &changes)?;
+            tx.narrow_intent(intent, &left)
+        })
+        .await
+    }
+
     /// Open intents of the pair behind `after`, the oldest first, at most `limit`.
     pub(crate) async fn intents(
         &self,
@@ -72,6 +119,12 @@ impl Journal {
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less)
             .ok();
     }
+}
+
+/// How many intents are cleared by `changes`.
+pub(super) fn clears(changes: &[Change]) -> u64 {
+    let is_intent = |change: &&Change| matches!(change, Change::ClearIntent(_));
+    changes.iter().filter(is_intent).count() as u64
 }
 
 /// That `entry` is about to be visible at side `to`, as `written_as` if that is another name.

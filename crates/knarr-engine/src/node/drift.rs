@@ -5,7 +5,9 @@
 //! `if_exists` says. Constraints: a listing only saves looks at single files, nothing is concluded from
 //! it; a path that is dirty already is left to whoever works on it; at most [`DIFFERENCES`] differences
 //! are held in memory. A destination that holds nothing of all that was delivered is taken for another
-//! directory (a disk that is not mounted), and nothing is sent there.
+//! directory (a disk that is not mounted), and nothing is sent there; so nothing is concluded before
+//! something was found, or all was looked at. What cannot be looked at is told and passed over; only a
+//! comparison that reached its end counts as one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,8 +17,8 @@ use futures::StreamExt as _;
 use knarr_core::plan::Side;
 use knarr_core::record::Action;
 use knarr_core::tree::{Synced, TreeItem};
-use knarr_core::{Entry, Kind};
-use knarr_remote::{ListOptions, Listing, RemoteError};
+use knarr_core::{Entry, Kind, RelPath};
+use knarr_remote::{ListOptions, Listing, RemoteError, Retry};
 use tokio::sync::{Notify, mpsc};
 
 use crate::error::EngineError;
@@ -34,6 +36,10 @@ const ALL_GONE: usize = 100;
 const AHEAD: usize = 256;
 /// How many files are looked at at once.
 const LOOKS: usize = 16;
+/// How many paths that cannot be looked at are told one by one.
+const TOLD: u64 = 20;
+/// The longest pause after a comparison that did not reach its end.
+const AGAIN: Duration = Duration::from_secs(600);
 /// The longest sleep, so that a clock that was set is noticed.
 const SLEEP: Duration = Duration::from_secs(3_600);
 
@@ -49,6 +55,43 @@ pub(crate) struct Drift {
 enum Stopped {
     Engine(EngineError),
     Remote(RemoteError),
+}
+
+/// How far a comparison came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reached {
+    /// Everything was looked at.
+    End,
+    /// Something was found only after differences were passed over, so everything is to be looked at again.
+    Found,
+    /// We were asked to stop.
+    Cancelled,
+}
+
+/// Whether what was delivered is known to be there, at least some of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Known,
+    /// It may be another one: nothing is recorded before something was found.
+    Unknown,
+}
+
+/// What a look at one path tells.
+enum Look {
+    /// Nothing that a delivery could mend.
+    Nothing,
+    Differs(Box<Drifted>),
+    /// It could not be looked at.
+    Failed(RelPath, RemoteError),
+}
+
+/// What the looks of one comparison add up to.
+struct Gathered {
+    differences: Vec<Drifted>,
+    /// Differences that were not kept.
+    passed_over: u64,
+    /// Paths that could not be looked at.
+    failed: u64,
 }
 
 impl Drift {
@@ -84,18 +127,33 @@ impl Drift {
                 return Ok(());
             }
             match self.compare().await {
-                Ok(()) => {}
+                Ok(Reached::End | Reached::Found) => {
+                    context.journal.set_last_verified(now).await?;
+                    continue;
+                }
+                Ok(Reached::Cancelled) => return Ok(()),
                 Err(Stopped::Engine(error)) => return Err(error),
                 Err(Stopped::Remote(error)) => self.say(&format!(
-                    "the destination cannot be compared with what was delivered, so nothing is concluded: {}",
+                    "the destination cannot be compared with what was delivered, which is tried again: {}",
                     crate::error::chain(&error)
                 )),
             }
-            context.journal.set_last_verified(now).await?;
+            tokio::select! {
+                () = context.cancel.cancelled() => return Ok(()),
+                () = tokio::time::sleep(period.min(AGAIN)) => {}
+            }
         }
     }
 
-    async fn compare(&self) -> Result<(), Stopped> {
+    async fn compare(&self) -> Result<Reached, Stopped> {
+        match self.pass(Place::Unknown).await? {
+            Reached::Found => self.pass(Place::Known).await,
+            reached => Ok(reached),
+        }
+    }
+
+    /// Looks at everything once.
+    async fn pass(&self, place: Place) -> Result<Reached, Stopped> {
         let context = &self.delivering.context;
         let listing = if self.delivering.job.mirrors_paths() {
             let listed = context.destination.list(ListOptions::default()).await;
@@ -113,36 +171,91 @@ impl Drift {
         let mut looks = candidates
             .map(|synced| self.look(synced, &found))
             .buffer_unordered(LOOKS);
-        let there = || found.load(Ordering::Relaxed) + counter.load(Ordering::Relaxed);
-        let mut differences = Vec::new();
-        while let Some(difference) = looks.next().await {
-            differences.extend(difference.map_err(Stopped::Remote)?);
+        let is_known = || {
+            let there = found.load(Ordering::Relaxed) + counter.load(Ordering::Relaxed);
+            place == Place::Known || there > 0
+        };
+        let mut gathered = Gathered {
+            differences: Vec::new(),
+            passed_over: 0,
+            failed: 0,
+        };
+        while let Some(look) = looks.next().await {
             if context.cancel.is_cancelled() {
-                return Ok(());
+                return Ok(Reached::Cancelled);
             }
-            if differences.len() >= DIFFERENCES {
-                if there() == 0 {
-                    break;
+            self.gather(&mut gathered, look)?;
+            if gathered.differences.len() >= DIFFERENCES && is_known() {
+                self.record(std::mem::take(&mut gathered.differences))
+                    .await?;
+                if gathered.passed_over > 0 {
+                    return Ok(Reached::Found);
                 }
-                self.record(std::mem::take(&mut differences)).await?;
             }
         }
-        // If nobody listens any more, the thread ends, too.
+        // Nobody listens any more, and the thread has ended.
         drop(looks);
         let panicked = |_panic| Stopped::Engine(EngineError::Internal("a comparison panicked"));
         feeding.await.map_err(panicked)?.map_err(Stopped::Engine)?;
-        if there() == 0 && differences.len() > ALL_GONE {
+        if gathered.failed > TOLD {
+            let failed = gathered.failed;
+            self.say(&format!(
+                "{failed} paths could not be compared with what was delivered"
+            ));
+        }
+        if !is_known() && gathered.differences.len() > ALL_GONE {
             self.say(
                 "nothing of what was delivered is at the destination any more: it is taken for another \
                  place (a disk that is not mounted?), and nothing is delivered again",
             );
-            return Ok(());
+            return Ok(Reached::End);
         }
-        self.record(differences).await
+        self.record(gathered.differences).await?;
+        // The last that was looked at may have been the first that was found.
+        Ok(if gathered.passed_over > 0 {
+            Reached::Found
+        } else {
+            Reached::End
+        })
+    }
+
+    /// Keeps a difference as long as there is room; tells what could not be looked at.
+    fn gather(&self, gathered: &mut Gathered, look: Look) -> Result<(), Stopped> {
+        match look {
+            Look::Nothing => {}
+            Look::Differs(_) if gathered.differences.len() >= DIFFERENCES => {
+                gathered.passed_over += 1;
+            }
+            Look::Differs(difference) => gathered.differences.push(*difference),
+            Look::Failed(_, error) if error.retry == Retry::EndpointDown => {
+                return Err(Stopped::Remote(error));
+            }
+            Look::Failed(path, error) => {
+                gathered.failed += 1;
+                if gathered.failed <= TOLD {
+                    let message = format!(
+                        "it cannot be compared with what was delivered: {}",
+                        crate::error::chain(&error)
+                    );
+                    let context = &self.delivering.context;
+                    context.trouble(Some(&path), Trouble::Notice, &message);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn look(&self, synced: Synced, found: &AtomicU64) -> Look {
+        let path = synced.path.clone();
+        match self.difference(synced, found).await {
+            Ok(Some(difference)) => Look::Differs(Box::new(difference)),
+            Ok(None) => Look::Nothing,
+            Err(error) => Look::Failed(path, error),
+        }
     }
 
     /// The difference, if there is one that a delivery can mend.
-    async fn look(
+    async fn difference(
         &self,
         synced: Synced,
         found: &AtomicU64,

@@ -1,18 +1,31 @@
 //! What an interrupted run did and could not record.
 
+mod meddling;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
-use knarr_core::job::After;
+use knarr_core::job::{After, Verify};
 use knarr_core::plan::Mode;
 use knarr_core::record::{Action, CustodyRecord, Evidence};
 use knarr_core::{ContentHash, RelPath};
+use knarr_engine::observer::{Event, Observer};
+use knarr_engine::oneshot::OneShot;
+use knarr_remote::memory::{Fault, MemoryRemote};
+use knarr_remote::operation::Operation;
+use knarr_remote::{ErrorKind, Remote};
 use knarr_store::PairId;
 use knarr_store::history::TracePath;
 use knarr_store::intents::{Intended, IntentId, Verb};
 use knarr_store::runs::RunId;
 use knarr_store::synced::Side;
 
-use crate::support::{World, local};
+use self::meddling::Meddling;
+use crate::support::{World, command, local};
+
+/// Longer than what a store in the network is trusted with by its length alone.
+const LARGE_BYTES: usize = 9 << 20;
 
 fn path(text: &str) -> RelPath {
     RelPath::new(text.as_bytes()).unwrap()
@@ -180,4 +193,186 @@ async fn k11_a_run_that_ends_well_leaves_nothing_meant() {
         assert_eq!(report.failed, 0, "{mode:?} {:?}", world.seen.lines());
         assert_eq!(open_intents(&world), 0, "{mode:?} {after:?}");
     }
+}
+
+fn to<R: Remote + 'static>(world: &World, mode: Mode, destination: &Arc<R>) -> OneShot {
+    let destination: Arc<R> = Arc::clone(destination);
+    command(mode, local(&world.path("a")), destination)
+}
+
+fn actions(world: &World, of: &str) -> Vec<Action> {
+    let found = records(world, of);
+    found.into_iter().map(|record| record.action).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k3_what_a_run_proved_damaged_it_does_not_record_as_delivered() {
+    let world = World::new();
+    let store = Meddling::new();
+    store.damaged_reads.store(u64::MAX, Ordering::SeqCst);
+    world.write("a/large", &vec![7; LARGE_BYTES]);
+    world.write("a/small", b"content");
+    let mut command = to(&world, Mode::Copy, &store);
+    command.verify = Verify::Full;
+    let report = world.run(command).await;
+    assert_eq!(
+        (report.failed, report.created, report.adopted),
+        (2, 0, 0),
+        "{:?}",
+        world.seen.lines()
+    );
+    for name in ["large", "small"] {
+        let found = actions(&world, name);
+        assert!(!found.is_empty(), "{name}");
+        assert!(
+            found.iter().all(|action| *action == Action::Failed),
+            "{name} {found:?}"
+        );
+    }
+    assert_eq!(open_intents(&world), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k3_what_was_damaged_is_replaced_by_the_next_attempt() {
+    let world = World::new();
+    let store = Meddling::new();
+    store.damaged_reads.store(1, Ordering::SeqCst);
+    world.write("a/file", b"content");
+    let mut command = to(&world, Mode::Copy, &store);
+    command.verify = Verify::Full;
+    let report = world.run(command).await;
+    assert_eq!((report.failed, report.created, report.adopted), (0, 1, 0));
+    let found = records(&world, "file");
+    let delivered: Vec<_> = found
+        .iter()
+        .filter(|record| record.action == Action::Created)
+        .collect();
+    assert_eq!(delivered.len(), 1, "{found:?}");
+    let hash = ContentHash::of(b"content");
+    assert_eq!(delivered[0].evidence, Evidence::ReadBack { hash });
+    assert_eq!(delivered[0].attempt, 2);
+    assert_eq!(actions(&world, "file").len(), 2);
+    assert_eq!(open_intents(&world), 0);
+    world.assert_chain();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k3_what_somebody_else_put_there_is_not_recorded_as_delivered() {
+    let world = World::new();
+    let store = Meddling::new();
+    world.write("a/file", &vec![7; LARGE_BYTES]);
+    *store.other.lock().unwrap() = Some(vec![8; LARGE_BYTES].into());
+    let report = world.run(to(&world, Mode::Copy, &store)).await;
+    assert_eq!((report.created, report.adopted), (0, 0));
+    assert!(!actions(&world, "file").contains(&Action::Created));
+    assert_eq!(open_intents(&world), 0);
+}
+
+/// Removes a file as soon as the first bytes were copied.
+#[derive(Debug)]
+struct RemovesOnProgress(std::path::PathBuf);
+
+impl Observer for RemovesOnProgress {
+    fn event(&self, event: &Event<'_>) {
+        if matches!(event, Event::Progress { .. }) {
+            std::fs::remove_file(&self.0).ok();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k11_one_file_of_a_batch_that_fails_gives_the_others_no_second_record() {
+    let mut world = World::new();
+    for name in ["1", "2", "3", "z"] {
+        world.write(&format!("a/{name}"), b"content");
+    }
+    world.environment.observer = Arc::new(RemovesOnProgress(world.path("a/z")));
+    let mut command = world.command(Mode::Copy);
+    command.after = After::Delete;
+    let report = world.run(command).await;
+    assert_eq!((report.created, report.adopted), (3, 0));
+    for name in ["1", "2", "3"] {
+        let mut found = actions(&world, name);
+        found.reverse();
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found.contains(&Action::Created) && found.contains(&Action::SourceRemoved));
+        assert_eq!(world.read(&format!("a/{name}")), None);
+    }
+    assert!(records(&world, "z").is_empty());
+    assert_eq!(open_intents(&world), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k5_k11_nothing_is_believed_of_a_destination_that_is_not_there_or_is_another() {
+    let world = World::new();
+    world.write("a/kept", b"1");
+    world.write("a/gone", b"2");
+    world.run(world.command(Mode::Mirror)).await;
+    let item = intended(&world, Verb::Remove, "gone", None).await;
+    intend(&world, vec![item]).await;
+    std::fs::remove_file(world.path("a/gone")).unwrap();
+    std::fs::rename(world.path("b"), world.path("mounted elsewhere")).unwrap();
+    // First its place is not there; the run makes it, and then it is another directory.
+    for _ in 0..2 {
+        let report = world.run(world.command(Mode::Mirror)).await;
+        assert_eq!(report.deleted, 0);
+        assert!(!actions(&world, "gone").contains(&Action::Deleted));
+        assert_eq!(open_intents(&world), 1);
+    }
+    std::fs::remove_dir_all(world.path("b")).unwrap();
+    std::fs::rename(world.path("mounted elsewhere"), world.path("b")).unwrap();
+    // The interrupted run had not come to it.
+    let report = world.run(world.command(Mode::Mirror)).await;
+    assert_eq!((report.deleted, open_intents(&world)), (1, 0));
+    let deleted = records(&world, "gone");
+    assert_eq!(deleted.iter().filter(|r| r.message.is_some()).count(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k11_a_removal_whose_answer_was_lost_is_recorded_by_the_same_run() {
+    let world = World::new();
+    let store = Meddling::new();
+    for name in ["1", "2", "3", "gone"] {
+        world.write(&format!("a/{name}"), b"content");
+    }
+    world.run(to(&world, Mode::Mirror, &store)).await;
+    std::fs::remove_file(world.path("a/gone")).unwrap();
+    store.lost_removals.store(1, Ordering::SeqCst);
+    let report = world.run(to(&world, Mode::Mirror, &store)).await;
+    assert_eq!((report.deleted, report.failed), (1, 1));
+    let found = actions(&world, "gone");
+    assert!(
+        found.contains(&Action::Deleted) && found.contains(&Action::Failed),
+        "{found:?}"
+    );
+    assert_eq!(open_intents(&world), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k11_one_thing_that_cannot_be_looked_at_does_not_hold_up_the_others() {
+    let world = World::new();
+    let store = Arc::new(MemoryRemote::object_store());
+    world.run(to(&world, Mode::Copy, &store)).await;
+    let hash = Some(ContentHash::of(b"content"));
+    let mut items = Vec::new();
+    for name in ["told", "untold"] {
+        world.write(&format!("a/{name}"), b"content");
+        store.put(&path(name), "content").unwrap();
+        items.push(intended(&world, Verb::Deliver, name, hash).await);
+    }
+    intend(&world, items.clone()).await;
+    let fault = Fault::next(Operation::Stat, ErrorKind::Other).at(path("untold"));
+    store.faults().add(fault);
+    world.run(to(&world, Mode::Copy, &store)).await;
+    assert_eq!(actions(&world, "told"), [Action::Created]);
+    let pair = pair(&world);
+    let left = world
+        .store()
+        .read(|reader| reader.intents(pair, IntentId::FIRST, 100))
+        .unwrap();
+    assert_eq!((left.len(), &left[0].items[..]), (1, &items[1..]));
+    world.run(to(&world, Mode::Copy, &store)).await;
+    assert_eq!(open_intents(&world), 0);
+    assert_eq!(records(&world, "told").len(), 1);
+    assert_eq!(records(&world, "untold").len(), 1);
 }

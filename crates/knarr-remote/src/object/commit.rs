@@ -25,13 +25,13 @@ use super::conditions::Conditions;
 use super::error::Failure;
 use super::http::{ConfirmedChecksum, backoff};
 use super::parts::{SavedUpload, attributes, has_mark};
-use super::resume::{Looks, find_completed};
+use super::resume::{self, Looks, find_completed};
 use super::s3::{Completed, Condition, Receipt, bare};
 use super::send::{self, Begun};
 use super::{Head, Inner, entry_of, read};
 use crate::error::{ErrorKind, RemoteError, Retry};
 use crate::remote::{ReadOptions, Reader as _, Replace};
-use crate::upload::{CheckpointSink, Committed, Committer, Staged};
+use crate::upload::{CheckpointSink, CheckpointUpdate, Committed, Committer, Staged};
 
 /// How often a request is sent whose connection breaks.
 const CUTS: u32 = 4;
@@ -65,7 +65,10 @@ pub(super) enum Content {
         sink: Option<Arc<dyn CheckpointSink>>,
     },
     /// Under the final name already.
-    Finished(SavedUpload),
+    Finished {
+        saved: SavedUpload,
+        sink: Option<Arc<dyn CheckpointSink>>,
+    },
 }
 
 /// What the store has of an upload that was not completed.
@@ -150,21 +153,23 @@ struct Commit {
 impl Commit {
     async fn run(mut self) -> Result<Committed, RemoteError> {
         let nothing = Content::Whole(PutPayload::default());
-        let committed = match std::mem::replace(&mut self.object.content, nothing) {
-            Content::Whole(payload) => self.whole(payload).await,
-            Content::Finished(saved) => self.finished(&saved).await,
+        let (committed, sink) = match std::mem::replace(&mut self.object.content, nothing) {
+            Content::Whole(payload) => (self.whole(payload).await?, None),
+            Content::Finished { saved, sink } => (self.finished(&saved).await?, sink),
             Content::Parts {
                 saved,
                 begun,
                 receipts,
                 sink,
             } => match self.parts(&saved, begun, &receipts).await {
-                Ok(committed) => Ok(committed),
-                Err((error, left)) => Err(self.after_failure(&saved, sink, error, left).await),
+                Ok(committed) => (committed, sink),
+                Err((error, left)) => {
+                    return Err(self.after_failure(&saved, sink, error, left).await);
+                }
             },
-        }?;
+        };
         if self.object.verify == Verify::Full {
-            return self.read_back(committed).await;
+            return self.read_back(committed, sink).await;
         }
         Ok(committed)
     }
@@ -431,10 +436,11 @@ impl Commit {
             }
             // Some servers answer "access denied" for an upload that was completed: what is there decides.
             let asked_before = begun == Begun::Earlier || attempt > 0;
+            let denied = failure.is_denied() && asked_before;
             let lost = failure.is_upload_gone()
                 || failure.code.as_deref() == Some("InvalidPart")
-                || failure.is_denied() && asked_before;
-            let looks = if lost && asked_before {
+                || denied && resume::is_lost(&self.inner, &self.object.key, saved).await;
+            let looks = if asked_before && (lost || denied) {
                 Looks::WhileItMayAppear
             } else {
                 Looks::Once
@@ -529,8 +535,13 @@ impl Commit {
         }
     }
 
-    /// Reads everything back; what is there stays there, whatever comes of it.
-    async fn read_back(&self, committed: Committed) -> Result<Committed, RemoteError> {
+    /// Reads everything back; what is there stays there, whatever comes of it. If it is damaged,
+    /// its parts are of no use any more, and the next attempt sends everything anew.
+    async fn read_back(
+        &self,
+        committed: Committed,
+        sink: Option<Arc<dyn CheckpointSink>>,
+    ) -> Result<Committed, RemoteError> {
         let expected = Some(committed.entry.fingerprint());
         let options = ReadOptions {
             offset: 0,
@@ -543,6 +554,9 @@ impl Commit {
         }
         let hash = ContentHash::from(hasher.finalize());
         if hash != self.object.hash {
+            if let Some(sink) = sink {
+                sink.save(CheckpointUpdate::Forgotten).await?;
+            }
             let message = "other bytes were read back than were sent";
             return Err(RemoteError::new(ErrorKind::Protocol, "commit", message).at(&self.path));
         }

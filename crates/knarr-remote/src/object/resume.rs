@@ -6,8 +6,9 @@
 //! 2. A part that the store lists and that is not on record is not sent again either, if the store
 //!    says enough to prove that it holds the same bytes ([`super::proof`]); it is put on record first.
 //! 3. An upload is gone when the store says so, or lists none of the parts that it has to have. Some
-//!    stores say "access denied" of an upload that is gone, and some go on listing the parts of one
-//!    that was completed. So an upload all of whose parts are on record, and which may hence have been
+//!    stores say "access denied" of an upload that is gone, where others mean that a policy denies it
+//!    for a while: their list of parts decides. And some go on listing the parts of one that was
+//!    completed. So an upload all of whose parts are on record, and which may hence have been
 //!    completed, is looked for under its final name first: there it carries its mark.
 
 use std::collections::BTreeMap;
@@ -186,6 +187,17 @@ pub(super) async fn find_completed(
     }
 }
 
+/// Whether an upload that is denied is gone: the store knows none of its parts. What the store does not
+/// tell counts as no: access may be denied for a while only, and what was sent is not to be sent again.
+pub(super) async fn is_lost(inner: &Inner, key: &Path, saved: &SavedUpload) -> bool {
+    let Some(s3) = &inner.s3 else { return false };
+    match s3.parts_there(key, &saved.upload_id).await {
+        Ok(PartsThere::Gone) => true,
+        Ok(PartsThere::Listed(listed)) => listed.is_empty(),
+        Ok(PartsThere::Unknown) | Err(_) => false,
+    }
+}
+
 /// Gives up an upload of which only the saved text is left.
 pub(super) async fn abandon(inner: &Inner, path: &RelPath, state: &str) -> Result<(), RemoteError> {
     let saved: SavedUpload = serde_json::from_str(state).map_err(|error| {
@@ -216,11 +228,7 @@ pub(super) async fn abort(inner: &Inner, saved: &SavedUpload) -> Result<(), Remo
     }
     // Some stores say "access denied" of an upload that is gone; one that lists no parts of it keeps
     // none for us.
-    if failure.is_denied()
-        && let Some(s3) = &inner.s3
-        && let Ok(there) = s3.parts_there(&key, &saved.upload_id).await
-        && (there == PartsThere::Gone || there == PartsThere::Listed(BTreeMap::new()))
-    {
+    if failure.is_denied() && is_lost(inner, &key, saved).await {
         return Ok(());
     }
     Err(failure.into_remote("give up an upload", None))

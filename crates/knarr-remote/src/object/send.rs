@@ -91,8 +91,10 @@ impl SendPart {
             Ok(part) => return Ok(part.content_id),
             Err(error) => Failure::store(&error),
         };
-        if failure.is_upload_gone() || self.begun == Begun::Earlier && failure.is_denied() {
-            // If it was not that it is gone, the new upload is refused too, and that is final.
+        let denied = self.begun == Begun::Earlier && failure.is_denied();
+        if failure.is_upload_gone()
+            || denied && resume::is_lost(&self.inner, &self.key, &self.saved).await
+        {
             forget(&self.inner, &self.path, &self.saved, self.sink.as_ref()).await?;
             let error = failure.into_remote("write", Some(&self.path));
             return Err(error.with_retry(Retry::Later));

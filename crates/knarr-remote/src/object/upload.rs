@@ -361,7 +361,10 @@ impl ObjectUpload {
                 let payload: PutPayload = std::mem::take(&mut self.buffer).into_iter().collect();
                 Content::Whole(payload)
             }
-            Way::Finished(saved) => Content::Finished(saved),
+            Way::Finished(saved) => Content::Finished {
+                saved,
+                sink: self.sink.clone(),
+            },
             Way::Parts(parts) => {
                 let complete = (0..parts.number).all(|number| parts.done.contains_key(&number));
                 let total: u64 = parts.done.values().map(|part| part.size).sum();

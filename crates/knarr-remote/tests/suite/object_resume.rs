@@ -3,13 +3,18 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use knarr_core::ContentHash;
+use knarr_core::job::Verify;
 use knarr_remote::conformance::{RecordingSink, pattern, read_all, relative};
 use knarr_remote::object::ObjectRemote;
-use knarr_remote::{ErrorKind, ReadOptions, Remote as _, RemoteError, ResumeState, Retry};
+use knarr_remote::{
+    CheckpointSink, Committed, ErrorKind, ReadOptions, Remote as _, RemoteError, Replace,
+    ResumeState, Retry,
+};
 use knarr_testkit::http_fault::{Answer, HttpAction, HttpFaultProxy, Rule};
 use knarr_testkit::s3::{Moto, S3Server, S3sFs};
 
-use crate::object_support::{begin, feed, finish, open, options, settled};
+use crate::object_support::{begin, feed, finish, open, options, settled, write_options};
 
 /// Four parts of 8 MiB, the last one shorter.
 const LENGTH: usize = 30 << 20;
@@ -65,6 +70,26 @@ impl<S: S3Server + Sync> World<S> {
         Ok(sent)
     }
 
+    /// An attempt whose content is read back, and is not what it should be.
+    async fn verified(
+        &self,
+        content: &Bytes,
+        state: Option<ResumeState>,
+    ) -> Result<Committed, RemoteError> {
+        let path = relative("big");
+        let mut options = write_options(&path, Some(LENGTH as u64), Replace::Anything);
+        let sink: Arc<dyn CheckpointSink> = Arc::<RecordingSink>::clone(&self.sink);
+        options.checkpoints = Some(sink);
+        options.resume = state;
+        options.verify = Verify::Full;
+        let mut upload = self.remote.write(&path, options).await?;
+        feed(&mut *upload, content).await?;
+        let hash = ContentHash::of(b"what it should be");
+        let staged = upload.stage(LENGTH as u64, hash).await?;
+        let committer = Arc::clone(&staged.committer);
+        committer.commit(vec![staged]).await.pop().unwrap()
+    }
+
     /// The numbers of the parts that were sent, in order.
     async fn parts_sent(&self) -> Vec<String> {
         let mut numbers: Vec<String> = settled(&self.proxy)
@@ -81,7 +106,11 @@ impl<S: S3Server + Sync> World<S> {
     }
 
     fn answer(&self, method: &str, containing: &str, action: HttpAction) {
-        let rule = Rule::on(method, action).containing(containing);
+        let rule = match method {
+            "" => Rule::any(action),
+            method => Rule::on(method, action),
+        };
+        let rule = rule.containing(containing);
         self.proxy.rule(rule.always());
     }
 
@@ -214,18 +243,8 @@ async fn starts_over_after(method: &str, answer: Answer) {
 }
 
 #[tokio::test]
-async fn r40_a_saved_upload_whose_parts_are_denied_starts_over() {
-    starts_over_after("PUT", denied()).await;
-}
-
-#[tokio::test]
 async fn r40_a_saved_upload_whose_parts_are_not_found_starts_over() {
     starts_over_after("PUT", Answer::s3_error(404, "NoSuchUpload")).await;
-}
-
-#[tokio::test]
-async fn r40_a_saved_upload_whose_completion_is_denied_starts_over() {
-    starts_over_after("POST", denied()).await;
 }
 
 #[tokio::test]
@@ -236,6 +255,117 @@ async fn r40_a_saved_upload_whose_completion_is_not_found_starts_over() {
 #[tokio::test]
 async fn r40_a_saved_upload_whose_parts_are_not_the_stores_any_more_starts_over() {
     starts_over_after("POST", Answer::s3_error(400, "InvalidPart")).await;
+}
+
+/// Access is denied for a while; then it is gone on with.
+async fn is_kept_while_denied(method: &str, containing: &str, sent: &[&str], sent_after: &[&str]) {
+    let world = World::new(Moto::start()).await;
+    let content = pattern(1, LENGTH);
+    let state = world.cut_after(&content, 2 * PART).await;
+    world.answer(method, containing, HttpAction::Answer(denied()));
+    let error = world.attempt(&content, Some(state)).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::PermissionDenied, "{error}");
+    assert_eq!(world.parts_sent().await, sent);
+    let state = world.sink.state().expect("the upload is still noted");
+    let requests = settled(&world.proxy).await;
+    assert!(
+        requests.iter().all(|request| request.method != "DELETE"),
+        "it was aborted: {requests:?}"
+    );
+    world.proxy.clear_rules();
+    world.proxy.clear_requests();
+    world.attempt(&content, Some(state)).await.unwrap();
+    assert_eq!(world.parts_sent().await, sent_after);
+    world.assert_content(&content).await;
+}
+
+#[tokio::test]
+async fn k9_a_saved_upload_whose_parts_are_denied_for_a_while_is_kept() {
+    is_kept_while_denied("PUT", "partNumber=", &["3", "4"], &["3", "4"]).await;
+}
+
+#[tokio::test]
+async fn k9_a_saved_upload_whose_completion_is_denied_for_a_while_is_kept() {
+    is_kept_while_denied("POST", "uploadId=", &["3", "4"], &[]).await;
+}
+
+#[tokio::test]
+async fn k9_a_saved_upload_is_kept_while_everything_about_it_is_denied() {
+    is_kept_while_denied("", "uploadId=", &["3", "4"], &["3", "4"]).await;
+}
+
+/// Somebody removes the saved upload at a store that says "access denied" of what is gone, after
+/// `length` bytes were handed in; then everything begins anew.
+async fn starts_over_where_gone_is_denied(length: usize) {
+    let world = World::new(S3sFs::start()).await;
+    let content = pattern(1, LENGTH);
+    let state = world.cut_after(&content, 2 * PART).await;
+    let mut upload = begin(
+        &world.remote,
+        "big",
+        LENGTH,
+        &world.sink,
+        Some(state.clone()),
+    )
+    .await
+    .unwrap();
+    feed(&mut *upload, &content.slice(..length)).await.unwrap();
+    if length == LENGTH {
+        // All parts are there before it goes.
+        while world.sink.state().unwrap().parts.len() < 4 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let path = relative("big");
+    world.remote.abandon(&path, &state.state).await.unwrap();
+    // The server says so before it has read the part, and the connection may break over that.
+    world.answer("PUT", "partNumber=", HttpAction::Answer(denied()));
+    let fed = feed(&mut *upload, &content.slice(length..)).await;
+    let error = match fed {
+        Ok(()) => finish(upload, &content).await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(error.retry, Retry::Later, "{error}");
+    assert_eq!(world.sink.state(), None, "what was saved is forgotten");
+    world.proxy.clear_rules();
+    settled(&world.proxy).await;
+    world.proxy.clear_requests();
+    world.attempt(&content, None).await.unwrap();
+    assert_eq!(world.parts_sent().await, ["1", "2", "3", "4"]);
+    world.assert_content(&content).await;
+}
+
+#[tokio::test]
+async fn r40_a_saved_upload_that_is_gone_where_that_is_denied_starts_over() {
+    starts_over_where_gone_is_denied(2 * PART).await;
+    starts_over_where_gone_is_denied(LENGTH).await;
+}
+
+#[tokio::test]
+async fn r22_what_is_read_back_damaged_is_sent_anew_by_the_next_attempt() {
+    let world = World::new(Moto::start()).await;
+    let content = pattern(1, LENGTH);
+    // As if the store had damaged it: what it holds is not what it was to hold.
+    let error = world.verified(&content, None).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Protocol, "{error}");
+    assert_eq!(world.sink.state(), None, "its parts are of no use");
+}
+
+#[tokio::test]
+async fn r22_what_an_earlier_attempt_completed_and_is_read_back_damaged_is_sent_anew() {
+    let world = World::new(Moto::start()).await;
+    let content = pattern(1, LENGTH);
+    world.answer("POST", "uploadId=", HttpAction::DropResponse);
+    world.answer("HEAD", "big", HttpAction::DropRequest);
+    world.attempt(&content, None).await.unwrap_err();
+    world.proxy.clear_rules();
+    let state = world.sink.state().expect("the upload is still noted");
+    settled(&world.proxy).await;
+    world.proxy.clear_requests();
+    let error = world.verified(&content, Some(state)).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Protocol, "{error}");
+    assert_eq!(world.parts_sent().await, Vec::<String>::new());
+    assert_eq!(world.sink.state(), None, "its parts are of no use");
 }
 
 #[tokio::test]

@@ -76,6 +76,15 @@ fn k11_what_was_meant_reads_back_until_it_is_forgotten_and_also_after_a_restart(
         [second]
     );
     store
+        .transact(move |tx| tx.narrow_intent(first, &items()[..1]))
+        .wait()
+        .unwrap();
+    let narrowed = store
+        .read(|reader| reader.intents(mine, IntentId::FIRST, 1))
+        .unwrap();
+    assert_eq!((narrowed[0].id, narrowed[0].run), (first, RunId(7)));
+    assert_eq!(narrowed[0].items, items()[..1]);
+    store
         .transact(move |tx| {
             tx.remove_intent(first)?;
             tx.remove_intent(second)
