@@ -25,6 +25,9 @@ use crate::journal::{Change, intents};
 use crate::observer::{Event, Trouble};
 use crate::transfer::{self, Moved, RESUMABLE_FROM_BYTES, Target, Transfer, TransferError};
 
+/// How old the last write has to be. Who closed the file is known to the node only.
+const AT_REST: std::time::Duration = std::time::Duration::from_millis(100);
+
 /// How often a numbered name is looked for before giving up.
 const NUMBERED_NAMES: u32 = 10_000;
 
@@ -228,12 +231,27 @@ async fn attempt(
     }
 }
 
+/// Waits until a file that was just written to has been left alone for a moment. The time of a file is that of the
+/// *beginning* of the last write: one that takes longer than our reading cannot be told by comparing times.
+async fn at_rest(context: &Context, entry: &Entry) {
+    let Some(mtime) = entry.mtime else { return };
+    let now = context.clock.now();
+    let age = now.since(mtime);
+    if mtime <= now && age < AT_REST {
+        tokio::select! {
+            () = context.cancel.cancelled() => {}
+            () = tokio::time::sleep(AT_REST - age) => {}
+        }
+    }
+}
+
 async fn attempt_file(
     context: &Arc<Context>,
     put: &Put,
     earlier: &mut Earlier,
 ) -> Result<Attempt, PutError> {
     let (from, into) = context.sides(put.to);
+    at_rest(context, &put.entry).await;
     let Ok(slot) = context.slots.acquire().await else {
         return Err(PutError::Transfer(TransferError::Cancelled));
     };
