@@ -115,6 +115,7 @@ pub(crate) async fn copy(
     let Ok(_turn) = turns.acquire_owned().await else {
         return Ok(());
     };
+    put::at_rest(context, batch.iter().map(|put| &put.entry)).await;
     let started = context.clock.now();
     let shared = Arc::clone(context);
     let copied = tokio::task::spawn_blocking(move || {

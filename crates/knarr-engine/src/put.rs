@@ -2,6 +2,7 @@
 
 mod again;
 mod content;
+mod rest;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,6 +18,7 @@ use knarr_store::intents::IntentId;
 
 use self::again::{Earlier, Mend, Trust};
 pub(crate) use self::content::{hash_content, same_content, verify};
+pub(crate) use self::rest::at_rest;
 use crate::commit::Outcome;
 use crate::context::{Context, Tally};
 use crate::dispose;
@@ -24,9 +26,6 @@ use crate::error::EngineError;
 use crate::journal::{Change, intents};
 use crate::observer::{Event, Trouble};
 use crate::transfer::{self, Moved, RESUMABLE_FROM_BYTES, Target, Transfer, TransferError};
-
-/// How old the last write has to be. Who closed the file is known to the node only.
-const AT_REST: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// How often a numbered name is looked for before giving up.
 const NUMBERED_NAMES: u32 = 10_000;
@@ -231,27 +230,13 @@ async fn attempt(
     }
 }
 
-/// Waits until a file that was just written to has been left alone for a moment. The time of a file is that of the
-/// *beginning* of the last write: one that takes longer than our reading cannot be told by comparing times.
-async fn at_rest(context: &Context, entry: &Entry) {
-    let Some(mtime) = entry.mtime else { return };
-    let now = context.clock.now();
-    let age = now.since(mtime);
-    if mtime <= now && age < AT_REST {
-        tokio::select! {
-            () = context.cancel.cancelled() => {}
-            () = tokio::time::sleep(AT_REST - age) => {}
-        }
-    }
-}
-
 async fn attempt_file(
     context: &Arc<Context>,
     put: &Put,
     earlier: &mut Earlier,
 ) -> Result<Attempt, PutError> {
     let (from, into) = context.sides(put.to);
-    at_rest(context, &put.entry).await;
+    at_rest(context, std::iter::once(&put.entry)).await;
     let Ok(slot) = context.slots.acquire().await else {
         return Err(PutError::Transfer(TransferError::Cancelled));
     };

@@ -75,9 +75,25 @@ impl fmt::Display for RootIdentity {
 #[cfg(target_os = "linux")]
 fn file_system_of(handle: BorrowedFd<'_>) -> rustix::io::Result<(u64, u64)> {
     let id = rustix::fs::fstatvfs(handle)?.f_fsid;
-    // The magic numbers are 32 bits wide; some come sign-extended.
-    let magic = rustix::fs::fstatfs(handle)?.f_type as u64 & 0xffff_ffff;
-    Ok((magic, id))
+    Ok((magic(&rustix::fs::fstatfs(handle)?), id))
+}
+
+/// The magic numbers are 32 bits wide; some come sign-extended.
+#[cfg(target_os = "linux")]
+const fn magic(found: &rustix::fs::StatFs) -> u64 {
+    found.f_type as u64 & 0xffff_ffff
+}
+
+/// `TMPFS_MAGIC` of linux/magic.h.
+#[cfg(target_os = "linux")]
+const TMPFS: u64 = 0x0102_1994;
+
+/// The free bytes, if `handle` lies in a file system that is kept in memory.
+#[cfg(target_os = "linux")]
+pub(crate) fn free_in_memory(handle: BorrowedFd<'_>) -> Option<u64> {
+    let found = rustix::fs::fstatfs(handle).ok()?;
+    let block = u64::try_from(found.f_bsize).unwrap_or(0);
+    (magic(&found) == TMPFS).then(|| found.f_bavail.saturating_mul(block))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -175,7 +191,7 @@ mod tests {
             ..THEN
         }));
         assert!(!THEN.is_same_root(&RootIdentity {
-            file_system: 0x0102_1994,
+            file_system: TMPFS,
             ..THEN
         }));
         assert_eq!(RootIdentity::decode(&THEN.to_string()), Some(THEN));

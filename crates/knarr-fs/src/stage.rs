@@ -24,6 +24,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use crate::error::FsError;
+use crate::identity;
 use crate::root::{Attributes, Directory, NEW_FILE, OWN_PREFIX, Replace, Root};
 use crate::sys::{self, split_name};
 
@@ -32,10 +33,6 @@ pub const HOLE_BYTES: usize = 64 * 1024;
 
 /// Files of at least this size have their space reserved when their size is told beforehand.
 pub const RESERVE_FROM_BYTES: u64 = 1024 * 1024;
-
-/// The type of tmpfs: `TMPFS_MAGIC` of linux/magic.h.
-#[cfg(target_os = "linux")]
-const TMPFS_MAGIC: u32 = 0x0102_1994;
 
 static ZEROS: [u8; HOLE_BYTES] = [0; HOLE_BYTES];
 
@@ -227,7 +224,7 @@ impl StagedFile {
         {
             let flags = rustix::fs::FallocateFlags::KEEP_SIZE;
             let length = size - self.position;
-            if let Some(free) = self.free_in_memory() {
+            if let Some(free) = identity::free_in_memory(self.file.as_fd()) {
                 // There every page would be allocated and cleared now, and there is no disk to lay it
                 // out on.
                 let room = length <= free;
@@ -245,15 +242,6 @@ impl StagedFile {
             }
         }
         Ok(())
-    }
-
-    /// The free bytes, if the file lies in a file system that is kept in memory.
-    #[cfg(target_os = "linux")]
-    fn free_in_memory(&self) -> Option<u64> {
-        let found = sys::retrying(|| rustix::fs::fstatfs(&self.file)).ok()?;
-        let in_memory = i128::from(found.f_type) == i128::from(TMPFS_MAGIC);
-        let block = u64::try_from(found.f_bsize).unwrap_or(0);
-        in_memory.then(|| found.f_bavail.saturating_mul(block))
     }
 
     /// Hands what earlier attempts wrote to `sink`, in order, for hashing it.

@@ -429,6 +429,24 @@ impl Tx<'_> {
         self.settled(pair, path, changed)
     }
 
+    /// Has what is gone, was first seen until then and was only put off wait no more: it was approved.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn hasten_removals(
+        &mut self,
+        pair: PairId,
+        seen_until: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.run(
+            "hasten the removals of the queue",
+            "UPDATE dirty SET next_attempt_at = NULL WHERE pair = ?1 AND first_seen <= ?2 \
+             AND observed IS NULL AND attempts = 0 AND next_attempt_at IS NOT NULL AND parked IS NULL",
+            (pair.0, seen_until.nanoseconds()),
+        )?;
+        Ok(())
+    }
+
     fn settled(&self, pair: PairId, path: &RelPath, rows: u64) -> Result<Settled, StoreError> {
         Ok(match rows {
             0 if self.dirty(pair, path)?.is_some() => Settled::Newer,

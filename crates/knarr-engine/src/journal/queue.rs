@@ -101,6 +101,12 @@ impl Journal {
             .map_err(EngineError::Store)
     }
 
+    /// Has removals that were seen until then and only waited for approval wait no more.
+    pub(crate) async fn hasten_removals(&self, seen_until: Timestamp) -> Result<(), EngineError> {
+        self.write(move |tx, pair| tx.hasten_removals(pair, seen_until))
+            .await
+    }
+
     /// What an earlier attempt to write `path` from `entry` left, and where this one saves how far it is.
     pub(crate) async fn checkpoints(
         &self,

@@ -31,7 +31,7 @@ const WINDOW: usize = 1_024;
 const READY: usize = 512;
 /// How long nothing is done when nothing is known to become ready.
 const IDLE: Duration = Duration::from_secs(30);
-/// How often it is looked whether what is held is to be held still, while nothing is to be deleted.
+/// How often it is looked whether what is held is to be held still.
 const JUDGE: Duration = Duration::from_secs(5);
 
 /// The worker of one lane.
@@ -138,8 +138,12 @@ impl Working {
         let context = &self.delivering.context;
         let next = context.journal.next_ready_after(looked_at).await?;
         let now = context.clock.now();
-        Ok(next.map_or(IDLE, |next| {
-            next.since(now).clamp(Duration::from_millis(1), IDLE)
+        // Nobody tells the worker of an approval.
+        let waits = self.delivering.job.deletes != Deletes::Keep
+            && self.guard.is_open.load(Ordering::Relaxed);
+        let idle = if waits { JUDGE } else { IDLE };
+        Ok(next.map_or(idle, |next| {
+            next.since(now).clamp(Duration::from_millis(1), idle)
         }))
     }
 
@@ -208,7 +212,13 @@ impl Working {
         let until = verdict
             .approved_until
             .map_or(i64::MIN, Timestamp::nanoseconds);
-        guard.approved_until.store(until, Ordering::Relaxed);
+        let before = guard.approved_until.swap(until, Ordering::Relaxed);
+        if let Some(until) = verdict.approved_until
+            && until.nanoseconds() > before
+        {
+            journal.hasten_removals(until).await?;
+            self.wake.notify_one();
+        }
         Ok(verdict)
     }
 

@@ -1,7 +1,7 @@
 //! Sources that change while they are read.
 
 use std::fs;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -166,4 +166,24 @@ fn k2_k7_r35_a_file_that_grows_while_it_is_copied_is_delivered_as_it_was_at_some
         fs::read(place.path("out/log")),
     );
     assert!(here.unwrap() == there.unwrap(), "the last version arrived");
+}
+
+#[test]
+fn k2_r35_a_file_written_just_now_is_read_only_after_a_moment_of_rest() {
+    let place = Place::new();
+    // One goes in a batch, one by itself.
+    for (name, length) in [("small", 10), ("large", 2 << 20)] {
+        let (from, into) = (format!("{name}/file"), format!("{name}-out"));
+        place.write(&from, vec![b'x'; length]);
+        let done = place.run(&["copy", name, &into]);
+        assert_eq!(done.code, 0, "{done:?}");
+        let source = fs::metadata(place.path(&from)).unwrap();
+        let there = fs::metadata(place.path(&format!("{into}/file"))).unwrap();
+        let nanoseconds =
+            |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        // The time of the last change of a delivered file is that of its rename at the commit.
+        let rested = nanoseconds(there.ctime(), there.ctime_nsec())
+            - nanoseconds(source.mtime(), source.mtime_nsec());
+        assert!(rested >= 100_000_000, "{name}: read after {rested} ns");
+    }
 }
