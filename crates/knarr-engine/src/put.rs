@@ -79,6 +79,10 @@ pub(crate) enum PutError {
     Remote(RemoteError),
     #[error("what was read back from the destination is not what was sent")]
     Damaged,
+    #[error(
+        "what was read back from the destination is not what was sent, so it was removed there"
+    )]
+    Discarded,
     #[error(transparent)]
     Engine(EngineError),
 }
@@ -101,7 +105,7 @@ impl PutError {
         match self {
             Self::Transfer(error) => error.retry(),
             Self::Remote(error) => error.retry,
-            Self::Damaged => Retry::Later,
+            Self::Damaged | Self::Discarded => Retry::Later,
             Self::Engine(_) => Retry::Never,
         }
     }
@@ -110,7 +114,7 @@ impl PutError {
         match self {
             Self::Transfer(error) => error.remote(),
             Self::Remote(error) => Some(error),
-            Self::Damaged | Self::Engine(_) => None,
+            Self::Damaged | Self::Discarded | Self::Engine(_) => None,
         }
     }
 }
@@ -187,6 +191,11 @@ pub(crate) async fn put_again(
         }
         let again = context.pause(failed, error.retry()).await
             && (looked || earlier.goes_on(context, &mut put).await);
+        let error = if again || !earlier.discard(context, put.to).await {
+            error
+        } else {
+            PutError::Discarded
+        };
         let cleared = earlier.take_refuted().collect();
         record_failure(context, &put, &error, cleared, failed, started, again).await?;
         if !again {

@@ -352,7 +352,9 @@ impl Delivering {
                 }
                 Err(PutError::Remote(error)) => Err(TransferError::Destination(error)),
                 Err(PutError::Transfer(error)) => Err(error),
-                Err(PutError::Damaged | PutError::Engine(_)) => Err(TransferError::Cancelled),
+                Err(PutError::Damaged | PutError::Discarded | PutError::Engine(_)) => {
+                    Err(TransferError::Cancelled)
+                }
             }
         };
         transfer::through_steps(&transfer(None), resolve)

@@ -2,8 +2,8 @@
 
 use knarr_core::RelPath;
 use knarr_core::entry::Fingerprint;
-use knarr_core::plan::{Decision, Operation, Policy, decide_existing};
-use knarr_remote::{ErrorKind, RemoteError};
+use knarr_core::plan::{Decision, Operation, Policy, Side, decide_existing};
+use knarr_remote::{ErrorKind, RemoteError, Removal};
 use knarr_store::intents::IntentId;
 
 use super::Put;
@@ -71,6 +71,26 @@ impl Earlier {
         self.refuted.extend(intent);
         self.mend = Some(mend);
         self.trust = Trust::Contents;
+    }
+
+    /// Removes what is proven to be damaged and is not mended any more: by its length and time the next run
+    /// would take it for the file (K3). Returns whether it was removed.
+    pub(super) async fn discard(&mut self, context: &Context, to: Side) -> bool {
+        let Some(Mend { path, there }) = self.mend.take() else {
+            return false;
+        };
+        let removal = Removal {
+            path,
+            kind: there.kind,
+            seen: Some(there),
+        };
+        let (_, into) = context.sides(to);
+        let removed = into.remove(std::slice::from_ref(&removal)).await.pop();
+        if let Some(Err(error)) = &removed {
+            let message = format!("it is damaged and could not be removed: {error}");
+            context.trouble(Some(&removal.path), Trouble::Notice, &message);
+        }
+        matches!(removed, Some(Ok(())))
     }
 
     /// What is to be forgotten with the record of a failure.

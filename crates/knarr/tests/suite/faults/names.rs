@@ -89,7 +89,7 @@ fn k7_r36_r37_a_tree_of_everything_makes_the_round_trip_through_sftp() {
 }
 
 #[test]
-fn r36_fifos_sockets_and_devices_are_told_and_never_waited_for() {
+fn r36_fifos_and_sockets_are_told_and_never_waited_for() {
     let place = Place::new();
     place.write("in/good", "1");
     let made = Command::new("mkfifo").arg(place.path("in/pipe")).status();
@@ -111,6 +111,23 @@ fn r36_fifos_sockets_and_devices_are_told_and_never_waited_for() {
         "socket",
     ]);
     assert_eq!(left_out.code, 0, "{left_out:?}");
+}
+
+#[test]
+fn r36_a_device_without_an_end_is_told_and_never_read() {
+    needs_root!("a device");
+    let place = Place::new();
+    place.write("in/good", "1");
+    // The same as /dev/zero.
+    let made = Command::new("mknod")
+        .arg(place.path("in/zeros"))
+        .args(["c", "1", "5"])
+        .status();
+    assert!(made.unwrap().success());
+    let done = place.run(&["copy", "in", "out"]);
+    assert_eq!(done.code, 1, "{done:?}");
+    assert!(done.stderr.contains("zeros"), "{}", done.stderr);
+    assert_eq!(fs::read_dir(place.path("out")).unwrap().count(), 1);
 }
 
 /// Runs the program as a user whom permissions bind, which root's capabilities would not.
