@@ -273,11 +273,12 @@ async fn attempt_file(
         steps,
         ..
     } = moved.map_err(PutError::Transfer)?;
-    drop(slot);
+    let slot = transfer::after_staging(slot, &staged);
     let replaces = put.replaces.as_ref().filter(|_| put.beside == Beside::No);
     let intended = intents::delivery(put.to, &put.entry, &path, replaces, Some(source_hash));
     let outcome = context.commits.commit_intended(staged, Some(intended));
     let Outcome { committed, intent } = outcome.await;
+    drop(slot);
     let mut committed = match committed {
         Ok(committed) => committed,
         Err(error) => return not_committed(earlier, error, intent),

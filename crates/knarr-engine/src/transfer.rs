@@ -15,6 +15,7 @@ use knarr_remote::{
     ResumeState, Retry, Staged, StagedId, Upload, WriteOptions,
 };
 use knarr_steps::{Chain, Pulled, StepError, StepSpec};
+use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use crate::observer::{Event, Observer};
@@ -117,6 +118,15 @@ impl TransferError {
             }
         }
     }
+}
+
+/// What remains of a transfer's slot when its bytes are staged. Where every commit is a request of its own,
+/// as in an object store, the bytes of a small file travel with it.
+pub(crate) fn after_staging<'s>(
+    slot: SemaphorePermit<'s>,
+    staged: &Staged,
+) -> Option<SemaphorePermit<'s>> {
+    (staged.committer.batch_limit() <= 1).then_some(slot)
 }
 
 /// Moves a file without steps. It can be resumed.

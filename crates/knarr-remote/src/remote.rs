@@ -166,7 +166,7 @@ pub trait Reader: Send {
     async fn next(&mut self) -> Result<Option<Bytes>, RemoteError>;
 
     /// The file as it is now, after the last byte: if it is not [`Reader::entry`] any more, what was
-    /// read may be a mixture of versions.
+    /// read may be a mixture of versions. A place where that cannot be may tell what was read instead.
     ///
     /// # Errors
     /// If that cannot be told.

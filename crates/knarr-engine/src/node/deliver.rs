@@ -292,7 +292,6 @@ impl Delivering {
             };
             let mut target_path = None;
             let moved = self.stage(entry, decided, &mut target_path).await?;
-            drop(slot);
             let (Some(moved), Some(path)) = (moved, target_path) else {
                 return Ok(None);
             };
@@ -303,7 +302,10 @@ impl Delivering {
                 sent,
                 steps,
             } = moved;
-            match self.context.commits.commit(staged).await {
+            let slot = transfer::after_staging(slot, &staged);
+            let committed = self.context.commits.commit(staged).await;
+            drop(slot);
+            match committed {
                 Ok(committed) => {
                     let facts = Facts {
                         source_hash: Some(source_hash),

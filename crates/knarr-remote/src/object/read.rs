@@ -97,9 +97,12 @@ pub(super) async fn open(
         current: None,
         ahead: VecDeque::new(),
         tasks: JoinSet::new(),
+        is_one_version: false,
     };
     if let Some(found) = first {
         let length = found.range.end - found.range.start;
+        reader.is_one_version =
+            reader.meta.e_tag.is_some() && reader.position + length == reader.meta.size;
         reader.next_range = reader.position + length;
         reader.current = Some(Source::direct(found, length, reader.inner.patience));
     }
@@ -205,6 +208,8 @@ pub(super) struct ObjectReader {
     current: Option<Source>,
     ahead: VecDeque<Source>,
     tasks: JoinSet<()>,
+    /// Whether all comes in one answer, which is about one version.
+    is_one_version: bool,
 }
 
 impl ObjectReader {
@@ -302,6 +307,10 @@ impl Reader for ObjectReader {
     }
 
     async fn finish(&mut self) -> Result<Entry, RemoteError> {
+        if self.is_one_version {
+            // A newer one is the next look's business; a mixture is impossible.
+            return Ok(self.entry.clone());
+        }
         let meta = look(&self.inner, &self.entry.path, &self.key).await?;
         Ok(entry_of(self.entry.path.clone(), &meta))
     }
