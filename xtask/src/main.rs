@@ -29,7 +29,8 @@ cargo xtask CHORE
                                set up, then run all tests
   tidy                         hold the house rules against the code
   bench [ROW…] [OPTIONS]       measure Knarr beside its peers; --help tells more
-  servers [DIRECTORY]          run a private sshd and a local S3 server to try things with, until Ctrl-C
+  servers [DIRECTORY]          run a private sshd and a local S3 server to try things with, until Ctrl-C;
+                               installs them if they are missing
 ";
 
 /// What a chore ends with: an error is a text for a person, printed as it is.
@@ -49,7 +50,7 @@ fn main() -> ExitCode {
         "bench" => bench::run(rest),
         "test" => test::run(rest),
         "tidy" => tidy::run(&workspace_root()),
-        "servers" => servers::run(rest),
+        "servers" => setup::run(setup::Scope::Servers).and_then(|()| servers::run(rest)),
         "--help" | "-h" | "help" => {
             print!("{USAGE}");
             return ExitCode::SUCCESS;

@@ -15,6 +15,8 @@ use crate::{Outcome, cargo, run_visibly};
 /// What is installed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Scope {
+    /// What `cargo xtask servers` needs.
+    Servers,
     /// What the tests need.
     Tests,
     /// That, and what the other checks of the continuous integration need.
@@ -55,8 +57,10 @@ pub(crate) fn run(scope: Scope) -> Outcome {
     let directory = tools::servers_directory();
     fs::create_dir_all(&directory)
         .map_err(|error| format!("cannot make {}: {error}", directory.display()))?;
-    install_packages()?;
-    install_python(&directory)?;
+    install_packages(scope)?;
+    if scope != Scope::Servers {
+        install_python(&directory)?;
+    }
     if tools::candidates("s3s-fs").is_empty() {
         let mut command = cargo();
         command.args(["install", "s3s-fs", "--version", S3S_FS, "--locked"]);
@@ -64,6 +68,9 @@ pub(crate) fn run(scope: Scope) -> Outcome {
             .args(["--features", "binary", "--root"])
             .arg(&directory);
         run_visibly(&mut command)?;
+    }
+    if scope == Scope::Servers {
+        return Ok(());
     }
     install_cargo_tool("nextest", NEXTEST)?;
     if scope == Scope::TestsAndChecks {
@@ -85,10 +92,14 @@ fn install_cargo_tool(name: &str, version: &str) -> Outcome {
     run_visibly(cargo().args(["install", "--locked", &crate_name, "--version", version]))
 }
 
-fn install_packages() -> Outcome {
+fn install_packages(scope: Scope) -> Outcome {
+    // The S3 server is built by cargo, which links with the C compiler.
+    let is_wanted = |package: &str| {
+        scope != Scope::Servers || package.starts_with("openssh") || package == "gcc"
+    };
     let missing: Vec<&str> = PACKAGES
         .iter()
-        .filter(|(package, program)| !is_installed(package, program))
+        .filter(|(package, program)| is_wanted(package) && !is_installed(package, program))
         .map(|(package, _)| *package)
         .collect();
     if missing.is_empty() {

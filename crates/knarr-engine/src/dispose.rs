@@ -29,22 +29,30 @@ pub(crate) async fn dispose(context: &Arc<Context>, entry: &Entry) -> Result<(),
                 seen: Some(entry.fingerprint()),
             };
             let mut results = context.source.remove(&[removal]).await;
-            (Action::SourceRemoved, results.pop().unwrap_or(Ok(())))
+            let done = results.pop().unwrap_or(Ok(()));
+            (Action::SourceRemoved, done.map(|()| None))
         }
-        After::Move(directory) => (
-            Action::SourceMoved,
-            move_aside(context, entry, directory).await,
-        ),
+        After::Move(directory) => {
+            let done = move_aside(context, entry, directory).await;
+            (Action::SourceMoved, done.map(Some))
+        }
     };
     let mut record = context.journal.custody(action, entry, Side::Destination);
+    // It stays on its side. Where it was delivered to is told by the record of that.
+    record.destination.clear();
     let changes = match done {
-        Ok(()) => vec![
-            Change::Forget {
-                path: entry.path.clone(),
-                kind: entry.kind,
-            },
-            Change::Custody(Box::new(record)),
-        ],
+        Ok(aside) => {
+            if let Some(aside) = aside {
+                record.destination = context.journal.shown_at(Side::Source, &aside);
+            }
+            vec![
+                Change::Forget {
+                    path: entry.path.clone(),
+                    kind: entry.kind,
+                },
+                Change::Custody(Box::new(record)),
+            ]
+        }
         Err(error) => {
             // The delivery stands; the source is looked at again by the next run.
             record.action = Action::Failed;
@@ -64,7 +72,12 @@ pub(crate) async fn dispose(context: &Arc<Context>, entry: &Entry) -> Result<(),
     context.journal.record(changes).await
 }
 
-async fn move_aside(context: &Context, entry: &Entry, directory: &str) -> Result<(), RemoteError> {
+/// Gives the source its name below `directory`, or the next free one beside it. Returns that.
+async fn move_aside(
+    context: &Context,
+    entry: &Entry,
+    directory: &str,
+) -> Result<RelPath, RemoteError> {
     let invalid = |error: knarr_core::path::PathError| {
         RemoteError::new(
             ErrorKind::InvalidName,
@@ -82,10 +95,8 @@ async fn move_aside(context: &Context, entry: &Entry, directory: &str) -> Result
         Err(error) if error.kind == ErrorKind::AlreadyExists => {
             let free = put::free_name(context.source.as_ref(), &aside).await?;
             context.source.rename(&entry.path, &free, options()).await?;
+            Ok(free)
         }
-        other => {
-            other?;
-        }
+        other => other.map(|_entry| aside),
     }
-    Ok(())
 }

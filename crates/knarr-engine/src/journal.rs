@@ -222,6 +222,11 @@ impl Journal {
         }
     }
 
+    /// Where one side lies, as a person writes it.
+    pub(crate) fn shown_root(&self, side: Side) -> &str {
+        self.label.base(side)
+    }
+
     /// Where `path` lies on one side, as a person writes it.
     pub(crate) fn shown_at(&self, side: Side, path: &RelPath) -> String {
         let base = self.label.base(side);
@@ -340,6 +345,13 @@ impl Journal {
 #[must_use]
 pub fn degraded_setting(pair: PairId) -> String {
     format!("degraded.{}", pair.number())
+}
+
+/// The setting that stands as long as everything below a pair's directory is being looked at: until then
+/// nobody knows whether the queue is complete.
+#[must_use]
+pub fn scanning_setting(pair: PairId) -> String {
+    format!("scanning.{}", pair.number())
 }
 
 /// The entry that a fingerprint was taken of.

@@ -28,7 +28,7 @@ mod tidy;
 mod transfer;
 
 pub use error::{EngineError, chain};
-pub use journal::degraded_setting;
+pub use journal::{degraded_setting, scanning_setting};
 pub use observer::Observer;
 pub use planning::Planned;
 

@@ -294,6 +294,7 @@ impl Prepared {
         let approved = self.approved.as_ref().or(self.spec.approved_by.as_ref());
         let decided_by = approved.map_or("plan", String::as_str);
         executor.remove(decided_by).await?;
+        context.journal.release_hold().await?;
         for (side, identity) in &roots {
             context.journal.note_root(*side, identity).await?;
         }
@@ -342,6 +343,7 @@ impl Prepared {
         executor.settle().await?;
         // Whoever reviewed the plan has seen what it removes.
         executor.remove("reviewed plan").await?;
+        self.context.journal.release_hold().await?;
         Ok(Outcome {
             planned,
             held: None,

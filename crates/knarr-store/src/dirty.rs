@@ -186,7 +186,11 @@ impl Reader<'_> {
     /// If the database cannot be read.
     pub fn dirty(&self, pair: PairId, path: &RelPath) -> Result<Option<Dirty>, StoreError> {
         let (plain, directory) = keys_of(path);
-        let sql = format!("SELECT {COLUMNS} FROM dirty WHERE pair = ?1 AND key IN (?2, ?3)");
+        // Not `IN`: for that SQLite builds a table each time.
+        let sql = format!(
+            "SELECT {COLUMNS} FROM dirty WHERE pair = ?1 AND key = ?2 \
+             UNION ALL SELECT {COLUMNS} FROM dirty WHERE pair = ?1 AND key = ?3"
+        );
         self.one("read the queue", &sql, (pair.0, plain, &directory), dirty)
     }
 
@@ -359,11 +363,17 @@ impl Tx<'_> {
         generation: Generation,
     ) -> Result<Settled, StoreError> {
         let (plain, directory) = keys_of(path);
-        let removed = self.run(
-            "take a path from the queue",
-            "DELETE FROM dirty WHERE pair = ?1 AND key IN (?2, ?3) AND generation = ?4",
-            (pair.0, plain, &directory, generation.0.cast_signed()),
-        )?;
+        let mut removed = 0;
+        for key in [plain, &directory] {
+            // A path is in the queue once, as a directory or as anything else.
+            if removed == 0 {
+                removed = self.run(
+                    "take a path from the queue",
+                    "DELETE FROM dirty WHERE pair = ?1 AND key = ?2 AND generation = ?3",
+                    (pair.0, key, generation.0.cast_signed()),
+                )?;
+            }
+        }
         self.settled(pair, path, removed)
     }
 

@@ -58,6 +58,7 @@ fn copied(bench: &Bench, found: &mut Found) -> Outcome {
         rustix::fs::sync();
         Ok(())
     });
+    course.removes_at_end = true;
     found.series = course.run(bench.rounds, &contestants)?;
     row::remove(&source)
 }

@@ -8,7 +8,7 @@ use knarr_store::endpoints::Reachable;
 use knarr_store::in_flight::InFlight;
 use knarr_store::runs::RunCounts;
 
-use super::{Journal, degraded_setting, store_side};
+use super::{Journal, degraded_setting, scanning_setting, store_side};
 use crate::error::EngineError;
 use crate::holds::take_approval;
 use crate::oneshot::Report;
@@ -111,6 +111,19 @@ impl Journal {
             None => tx.remove_setting(&name),
         });
         pending.wait().map_err(EngineError::Store)
+    }
+
+    /// Notes whether everything below the directory is being looked at.
+    pub(crate) async fn set_scanning(&self, scanning: bool) -> Result<(), EngineError> {
+        let name = scanning_setting(self.pair);
+        self.write(move |tx, _| {
+            if scanning {
+                tx.set_setting(&name, "everything")
+            } else {
+                tx.remove_setting(&name)
+            }
+        })
+        .await
     }
 
     /// Whether a part of the directory is polled.

@@ -70,6 +70,15 @@ impl Journal {
         self.write(take_approval).await
     }
 
+    /// What was held was carried out by a run that was told to, or is not to be done any more.
+    pub(crate) async fn release_hold(&self) -> Result<(), EngineError> {
+        self.write(|tx, pair| match tx.held(pair)? {
+            Some(_) => tx.clear_hold(pair),
+            None => Ok(()),
+        })
+        .await
+    }
+
     /// What is to become of a job's deletions, given how many of the approved ones were carried out since
     /// this was asked last.
     pub(crate) async fn judge_deletions(

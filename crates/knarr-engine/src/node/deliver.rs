@@ -441,6 +441,11 @@ impl Delivering {
         entry.kind = dirty.kind;
         entry.mtime = dirty.observed.as_ref().and_then(|observed| observed.mtime);
         let mut record = self.custody(action, &entry, dirty);
+        if !self.job.mirrors_paths() {
+            // Its name there is known when the steps have seen its content, and it was not delivered.
+            let root = self.context.journal.shown_root(Side::Destination);
+            root.clone_into(&mut record.destination);
+        }
         record.message = Some(message.to_owned());
         record.evidence = Evidence::None;
         self.context

@@ -279,6 +279,9 @@ impl Lane {
                     incarnation.scans.next().await
                 }
             };
+            if round.is_everything() {
+                incarnation.journal.set_scanning(true).await?;
+            }
             for request in &round.requests {
                 let (shared, request) = (Arc::clone(&scanning), request.clone());
                 let blocking = tokio::task::spawn_blocking(move || shared.scan(&request));
@@ -292,6 +295,7 @@ impl Lane {
                 }
             }
             if round.is_everything() {
+                incarnation.journal.set_scanning(false).await?;
                 everything_at = Instant::now();
             }
             round.finished();

@@ -6,7 +6,7 @@ use std::time::Duration;
 use knarr_core::RelPath;
 use knarr_core::filter::Filter;
 use knarr_core::job::{After, Deletes};
-use knarr_core::record::Action;
+use knarr_core::record::{Action, CustodyRecord};
 use knarr_core::template::Template;
 use knarr_engine::EngineError;
 use knarr_engine::node::{self, WatchJob};
@@ -42,15 +42,21 @@ pub(crate) fn job(world: &World) -> WatchJob {
     watch_job("test", &world.path("a"), local(&world.path("b")))
 }
 
-pub(crate) fn actions(world: &World, path: &str) -> Vec<(Action, Option<String>)> {
+/// What is on record of a path, the oldest first.
+pub(crate) fn records(world: &World, path: &str) -> Vec<CustodyRecord> {
     let path = TracePath::Exact(RelPath::new(path.as_bytes()).unwrap());
-    let found = world
-        .store()
-        .read(|reader| reader.trace(&path, 100))
-        .unwrap();
+    let found = world.store().read(|reader| reader.trace(&path, 100));
     found
+        .unwrap()
         .into_iter()
-        .map(|c| (c.record.action, c.record.complete_because))
+        .map(|custody| custody.record)
+        .collect()
+}
+
+pub(crate) fn actions(world: &World, path: &str) -> Vec<(Action, Option<String>)> {
+    records(world, path)
+        .into_iter()
+        .map(|record| (record.action, record.complete_because))
         .collect()
 }
 

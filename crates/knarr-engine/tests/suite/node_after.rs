@@ -3,7 +3,7 @@
 use knarr_core::job::After;
 use knarr_core::record::Action;
 
-use crate::node::{Running, actions, job, queue_is_empty};
+use crate::node::{Running, actions, job, queue_is_empty, records};
 use crate::support::{World, eventually};
 
 /// A file that was delivered, by a job that keeps its sources.
@@ -37,6 +37,14 @@ async fn k4_what_was_delivered_and_is_still_there_goes_when_the_delivery_is_prov
             Action::SourceRemoved
         };
         assert_eq!(story, [Action::Created, last]);
+        // The record tells where the source is now, and not that anything came to the destination.
+        let aside = world.path("a/done/x").display().to_string();
+        let expected = if moved { aside } else { String::new() };
+        let records = records(&world, "x");
+        assert_eq!(
+            records.last().map(|record| &record.destination),
+            Some(&expected)
+        );
     }
 }
 

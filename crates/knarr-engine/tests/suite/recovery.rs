@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 use knarr_core::job::{After, Verify};
 use knarr_core::plan::Mode;
-use knarr_core::record::{Action, CustodyRecord, Evidence};
+use knarr_core::record::{Action, Evidence};
 use knarr_core::{ContentHash, RelPath};
 use knarr_engine::observer::{Event, Observer};
 use knarr_engine::oneshot::OneShot;
@@ -16,12 +16,12 @@ use knarr_remote::memory::{Fault, MemoryRemote};
 use knarr_remote::operation::Operation;
 use knarr_remote::{ErrorKind, Remote};
 use knarr_store::PairId;
-use knarr_store::history::TracePath;
 use knarr_store::intents::{Intended, IntentId, Verb};
 use knarr_store::runs::RunId;
 use knarr_store::synced::Side;
 
 use self::meddling::Meddling;
+use crate::node::records;
 use crate::support::{World, command, local};
 
 /// Longer than what a store in the network is trusted with by its length alone.
@@ -43,12 +43,6 @@ fn open_intents(world: &World) -> usize {
         .store()
         .read(|reader| reader.intents(pair, IntentId::FIRST, 100));
     found.unwrap().len()
-}
-
-fn records(world: &World, of: &str) -> Vec<CustodyRecord> {
-    let of = TracePath::Exact(path(of));
-    let found = world.store().read(|reader| reader.trace(&of, 100)).unwrap();
-    found.into_iter().map(|custody| custody.record).collect()
 }
 
 /// What a run notes before it delivers `name` from `a` to `b`, or removes it at `b`.

@@ -46,8 +46,11 @@ impl<'c> Marker<'c> {
             generation: generation.unwrap_or(0),
             find: tx.prepare(
                 MARK,
+                // Not `IN`: for that SQLite builds a table each time.
                 "SELECT key, observed, first_seen, ready_at, generation, renamed_from, \
-                 complete_because FROM dirty WHERE pair = ?1 AND key IN (?2, ?3)",
+                 complete_because FROM dirty WHERE pair = ?1 AND key = ?2 \
+                 UNION ALL SELECT key, observed, first_seen, ready_at, generation, renamed_from, \
+                 complete_because FROM dirty WHERE pair = ?1 AND key = ?3",
             )?,
             insert: tx.prepare(
                 MARK,

@@ -115,8 +115,12 @@ fn sentence(pair: &Pair, hold: &Hold) -> String {
         Some(approval) => format!("; approved by {}", safe(&approval.by)),
         None => String::new(),
     };
+    let how = match &pair.known_as.job {
+        Some(_) => "",
+        None => "; --approve-deletes carries it out",
+    };
     format!(
-        "{}: {} → {}, held since {}: {} of {} would be deleted ({}){approval}",
+        "{}: {} → {}, held since {}: {} of {} would be deleted ({}){approval}{how}",
         safe(pair.known_as.job.as_deref().unwrap_or("(one-shot)")),
         safe(&pair.known_as.source),
         safe(&pair.known_as.destination),

@@ -242,6 +242,7 @@ struct PairStatus {
     hold: Option<Hold>,
     /// Why it is polled instead of watched, if it is.
     degraded: Option<String>,
+    scanning: bool,
 }
 
 struct Status {
@@ -257,6 +258,9 @@ fn look(reader: &Reader<'_>, now: Timestamp) -> Result<Status, knarr_store::Stor
             in_flight: reader.in_flight(pair.id)?,
             hold: reader.held(pair.id)?,
             degraded: reader.setting(&knarr_engine::degraded_setting(pair.id))?,
+            scanning: reader
+                .setting(&knarr_engine::scanning_setting(pair.id))?
+                .is_some(),
             pair,
         });
     }
@@ -308,6 +312,7 @@ fn status_data(status: &Status) -> serde_json::Value {
                 "parked": status.counts.parked,
                 "in_flight": moving,
                 "degraded": status.degraded,
+                "scanning": status.scanning,
                 "held": status.hold.as_ref().map(|hold| serde_json::json!({
                     "deletes": hold.held.deletes,
                     "total": hold.held.total,
@@ -341,6 +346,7 @@ fn print_status(status: &Status, now: Timestamp, output: &mut Output) -> Result<
         in_flight,
         hold,
         degraded,
+        scanning,
     } in &status.pairs
     {
         let name = safe(pair.known_as.job.as_deref().unwrap_or("(one-shot)"));
@@ -351,8 +357,13 @@ fn print_status(status: &Status, now: Timestamp, output: &mut Output) -> Result<
             safe(&pair.known_as.destination)
         ))?;
         let waiting = counts.ready + counts.waiting;
+        if *scanning {
+            output.line("  everything is being looked at: more may wait than is known")?;
+        }
         if waiting == 0 && counts.parked == 0 {
-            output.line("  in step")?;
+            if !scanning {
+                output.line("  in step")?;
+            }
         } else {
             output.line(format!(
                 "  {} ready, {} waiting, {} parked",

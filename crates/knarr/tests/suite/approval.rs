@@ -28,6 +28,7 @@ fn is_empty(place: &Place) -> bool {
     ["ready", "waiting", "parked"]
         .iter()
         .all(|count| pair[count] == 0)
+        && pair["scanning"] == false
 }
 
 /// A job that delivered all its files, and lost all but one of them while it was not running.

@@ -103,9 +103,13 @@ fn k5_a_mirror_that_deletes_too_much_is_held_until_it_is_approved() {
         held.stderr
     );
     assert_eq!(content(&place, "out/7").as_deref(), Some("old"));
+    let listed = place.run(&["approve"]);
+    assert_eq!(listed.code, 3, "{listed:?}");
+    assert!(listed.stdout.contains("--approve-deletes"), "{listed:?}");
     place
         .run(&["mirror", "in", "out", "--approve-deletes"])
         .good();
+    assert_eq!(place.run(&["approve"]).good(), "nothing is held\n");
     assert_eq!(content(&place, "out/7"), None);
     assert_eq!(content(&place, "out/kept").as_deref(), Some("1"));
 }
