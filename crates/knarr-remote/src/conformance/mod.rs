@@ -81,7 +81,7 @@ pub const READING: &[Case] = cases![
     reading::a_file_is_read_whole_and_from_any_offset,
     reading::an_empty_file_is_read_as_no_bytes,
     reading::a_file_that_is_not_the_expected_one_is_not_read,
-    reading::a_file_replaced_while_it_is_read_is_noticed,
+    reading::a_file_replaced_while_it_is_read_is_never_read_as_a_mixture,
     reading::what_is_not_a_file_is_not_read,
     reading::stat_tells_what_is_there_and_what_is_not,
     listing::a_listing_comes_in_tree_order,

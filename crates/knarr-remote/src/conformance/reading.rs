@@ -82,7 +82,7 @@ pub(super) async fn a_file_that_is_not_the_expected_one_is_not_read(fixture: Fix
     );
 }
 
-pub(super) async fn a_file_replaced_while_it_is_read_is_noticed(fixture: Fixture) {
+pub(super) async fn a_file_replaced_while_it_is_read_is_never_read_as_a_mixture(fixture: Fixture) {
     let old = pattern(1, 5_000_000);
     put(&*fixture.filler, "data", old.clone()).await;
     let path = relative("data");

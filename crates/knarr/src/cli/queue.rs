@@ -242,6 +242,7 @@ struct PairStatus {
     hold: Option<Hold>,
     /// Why it is polled instead of watched, if it is.
     degraded: Option<String>,
+    /// Whether everything is being looked at, so that the counts may not be all.
     scanning: bool,
 }
 
