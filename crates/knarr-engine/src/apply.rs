@@ -1,4 +1,4 @@
-//! Makes the changes of one record inside a transaction.
+//! Makes the changes of records inside a transaction.
 
 use std::sync::Arc;
 
@@ -9,6 +9,7 @@ use knarr_store::{PairId, StoreError, Tx};
 use crate::journal::{Change, PairLabel};
 
 /// What is needed to make changes inside a transaction.
+#[derive(Debug, Clone)]
 pub(crate) struct Applying {
     pub(crate) pair: PairId,
     pub(crate) recognise: Recognise,
@@ -18,6 +19,16 @@ pub(crate) struct Applying {
 impl Applying {
     /// Makes all of `changes`.
     pub(crate) fn apply(&self, tx: &mut Tx<'_>, changes: &[Change]) -> Result<(), StoreError> {
+        self.apply_to_tree(tx, changes)?;
+        Self::append_custody(tx, changes)
+    }
+
+    /// Makes those of `changes` that are no custody records.
+    pub(crate) fn apply_to_tree(
+        &self,
+        tx: &mut Tx<'_>,
+        changes: &[Change],
+    ) -> Result<(), StoreError> {
         let pair = self.pair;
         // Renames and removals first, in their order; then the many rows of one kind together.
         for change in changes {
@@ -59,12 +70,22 @@ impl Applying {
             Change::Synced(synced) => Some(&**synced),
             _ => None,
         });
-        tx.upsert_synced(pair, self.recognise, synced)?;
-        let custody = changes.iter().filter_map(|change| match change {
+        tx.upsert_synced(pair, self.recognise, synced)
+    }
+
+    /// Appends the custody records among `changes`, in their order.
+    pub(crate) fn append_custody<'c>(
+        tx: &mut Tx<'_>,
+        changes: impl IntoIterator<Item = &'c Change>,
+    ) -> Result<(), StoreError> {
+        let mut custody = changes.into_iter().filter_map(|change| match change {
             Change::Custody(record) => Some(&**record),
             _ => None,
         });
-        tx.append_custody(custody)?;
+        let Some(first) = custody.next() else {
+            return Ok(());
+        };
+        tx.append_custody(std::iter::once(first).chain(custody))?;
         Ok(())
     }
 }

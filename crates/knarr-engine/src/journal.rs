@@ -1,9 +1,10 @@
 //! What a run writes down: one transaction for all that belongs together.
 //!
 //! A transaction returns when it is on the disk. Whoever calls [`Journal::record`] has committed the data
-//! before (K3) and calls nothing done before it returns (K1). Transactions of many tasks share flushes.
+//! before (K3) and calls nothing done before it returns (K1). Many tasks share transactions and flushes.
 
 mod care;
+mod group;
 pub(crate) mod intents;
 mod lanes;
 mod queue;
@@ -28,6 +29,7 @@ use knarr_store::{PairId, Store, StoreError, Tx};
 use crate::apply::Applying;
 use crate::error::EngineError;
 use crate::oneshot::Environment;
+use group::Group;
 
 pub(crate) use care::Drifted;
 
@@ -86,10 +88,11 @@ pub(crate) struct Journal {
     pair: PairId,
     run: RunId,
     label: Arc<PairLabel>,
-    two_way: bool,
+    applying: Applying,
     /// What staged names are derived from: this installation and this pair.
     owner: Arc<[u8]>,
     clock: Arc<dyn Clock>,
+    group: Arc<Group>,
     /// How many intents of this run are not on record yet.
     open_intents: Arc<AtomicU64>,
     keep_unfinished: Duration,
@@ -140,12 +143,23 @@ impl Journal {
             .map_err(|_panic| EngineError::Internal("the store panicked"))?
             .map_err(EngineError::Store)?;
         let owner = [node.0.as_slice(), owner_key.as_bytes()].concat().into();
+        let (run, label) = (run.unwrap_or(RunId(0)), Arc::new(label.clone()));
+        let applying = Applying {
+            pair,
+            recognise: if label.job == "sync" {
+                Recognise::Both
+            } else {
+                Recognise::Source
+            },
+            label: Arc::clone(&label),
+        };
         Ok(Self {
+            group: Arc::new(Group::new(store.clone(), run, applying.clone())),
             store,
             pair,
-            run: run.unwrap_or(RunId(0)),
-            label: Arc::new(label.clone()),
-            two_way: label.job == "sync",
+            run,
+            label,
+            applying,
             owner,
             clock: Arc::clone(&environment.clock),
             open_intents: Arc::default(),
@@ -176,25 +190,10 @@ impl Journal {
         if changes.is_empty() {
             return Ok(());
         }
-        let (applying, cleared) = (self.applying(), intents::clears(&changes));
-        self.store
-            .transact(move |tx| applying.apply(tx, &changes))
-            .await
-            .map_err(EngineError::Store)?;
+        let cleared = intents::clears(&changes);
+        self.group.record(changes, Vec::new()).await?;
         self.cleared(cleared);
         Ok(())
-    }
-
-    fn applying(&self) -> Applying {
-        Applying {
-            pair: self.pair,
-            recognise: if self.two_way {
-                Recognise::Both
-            } else {
-                Recognise::Source
-            },
-            label: Arc::clone(&self.label),
-        }
     }
 
     /// A custody record about `entry` on its way to side `to`, with what is known without moving it.

@@ -264,6 +264,7 @@ async fn attempt_file(
         steps: &[],
         observer: context.observer.as_ref(),
         cancel: &context.cancel,
+        opened: transfer::Opened::default(),
     };
     let moved = transfer::plain(&transfer).await;
     let Moved {

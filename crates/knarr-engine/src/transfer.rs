@@ -4,7 +4,8 @@
 //! what was read may be a mixture of two versions. Nothing is visible at the destination
 //! before the caller commits what this returns.
 
-use std::sync::Arc;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use knarr_core::job::Verify;
@@ -40,6 +41,28 @@ pub(crate) struct Transfer<'a> {
     pub(crate) observer: &'a dyn Observer,
     /// Asked to stop: what is under way is suspended.
     pub(crate) cancel: &'a CancellationToken,
+    /// The content, if it was read when it was looked at.
+    pub(crate) opened: Opened,
+}
+
+/// A reader that is there already, to be used once.
+#[derive(Default)]
+pub(crate) struct Opened(Mutex<Option<Box<dyn Reader>>>);
+
+impl Opened {
+    pub(crate) fn new(reader: Option<Box<dyn Reader>>) -> Self {
+        Self(Mutex::new(reader))
+    }
+
+    fn take(&self) -> Option<Box<dyn Reader>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+impl fmt::Debug for Opened {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").finish_non_exhaustive()
+    }
 }
 
 /// How a file is written.
@@ -341,6 +364,10 @@ async fn open_reader(
     transfer: &Transfer<'_>,
     offset: u64,
 ) -> Result<Box<dyn Reader>, TransferError> {
+    let opened = transfer.opened.take().filter(|_| offset == 0);
+    if let Some(reader) = opened.filter(|reader| reader.entry() == transfer.entry) {
+        return Ok(reader);
+    }
     let options = ReadOptions {
         offset,
         expected: Some(transfer.entry.fingerprint()),

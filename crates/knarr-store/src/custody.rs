@@ -354,7 +354,8 @@ impl Tx<'_> {
         let mut head = self.chain_head()?;
         let mut insert = self.prepare(
             operation,
-            "INSERT INTO custody (seq, format, at, run, job, action, directory, name, body, hash) \
+            // OR FAIL: see schema/0003.sql.
+            "INSERT OR FAIL INTO custody (seq, format, at, run, job, action, directory, name, body, hash) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?;
         let (mut body, mut buffer) = (Vec::new(), Vec::new());

@@ -208,7 +208,7 @@ impl Reader<'_> {
     ) -> Result<Vec<Dirty>, StoreError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         // Few that are due among many that are not: by time, then sorted. Many: in order, as they lie.
-        let few = limit.saturating_mul(8);
+        let few = limit.saturating_mul(2).max(1_024);
         let due = self.one(
             "read the queue",
             "SELECT count(*) FROM (SELECT 1 FROM dirty INDEXED BY dirty_due \

@@ -34,16 +34,13 @@ impl Journal {
         if items.iter().all(Option::is_none) {
             return Ok(vec![None; items.len()]);
         }
-        let run = self.run;
-        let ids: Vec<Option<IntentId>> = self
-            .write(move |tx, pair| {
-                let mut intend = |item| tx.intend(pair, run, &[item]);
-                items
-                    .into_iter()
-                    .map(|item| item.map(&mut intend).transpose())
-                    .collect()
-            })
-            .await?;
+        let is_intended: Vec<bool> = items.iter().map(Option::is_some).collect();
+        let intended = items.into_iter().flatten().collect();
+        let mut ids = self.group.record(Vec::new(), intended).await?.into_iter();
+        let ids: Vec<Option<IntentId>> = is_intended
+            .into_iter()
+            .map(|is_intended| is_intended.then(|| ids.next()).flatten())
+            .collect();
         let made = ids.iter().flatten().count() as u64;
         self.open_intents.fetch_add(made, Ordering::Relaxed);
         Ok(ids)
@@ -58,16 +55,8 @@ impl Journal {
         changes: Vec<Change>,
         items: Vec<Intended>,
     ) -> Result<Vec<IntentId>, EngineError> {
-        let (run, applying, cleared) = (self.run, self.applying(), clears(&changes));
-        let ids: Vec<IntentId> = self
-            .write(move |tx, pair| {
-                applying.apply(tx, &changes)?;
-                items
-                    .iter()
-                    .map(|item| tx.intend(pair, run, std::slice::from_ref(item)))
-                    .collect()
-            })
-            .await?;
+        let cleared = clears(&changes);
+        let ids = self.group.record(changes, items).await?;
         self.cleared(cleared);
         self.open_intents
             .fetch_add(ids.len() as u64, Ordering::Relaxed);
@@ -88,7 +77,7 @@ impl Journal {
             changes.push(Change::ClearIntent(intent));
             return self.record(changes).await;
         }
-        let applying = self.applying();
+        let applying = self.applying.clone();
         self.write(move |tx, _| {
             applying.apply(tx, &changes)?;
             tx.narrow_intent(intent, &left)

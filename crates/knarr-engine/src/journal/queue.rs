@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use knarr_core::plan::Side;
+use knarr_core::tree::Synced;
 use knarr_core::{Entry, Kind, RelPath, Timestamp};
 use knarr_remote::CheckpointSink;
 use knarr_store::dirty::{Dirty, Next, Seen};
@@ -42,16 +43,23 @@ impl Journal {
             .await
     }
 
-    /// Paths that may be worked on, behind the order key `after`.
+    /// Paths that may be worked on, behind the order key `after`, with what was agreed on for them.
     pub(crate) async fn ready(
         &self,
         now: Timestamp,
         after: Vec<u8>,
         limit: usize,
-    ) -> Result<Vec<Dirty>, EngineError> {
+    ) -> Result<Vec<(Dirty, Option<Synced>)>, EngineError> {
         let pair = self.pair;
-        self.read(move |reader| reader.ready(pair, now, &after, limit))
-            .await
+        self.read(move |reader| {
+            let ready = reader.ready(pair, now, &after, limit)?;
+            let with_synced = |dirty: Dirty| {
+                let synced = reader.synced(pair, &dirty.path)?;
+                Ok((dirty, synced))
+            };
+            ready.into_iter().map(with_synced).collect()
+        })
+        .await
     }
 
     /// When the next path may be worked on that may not be yet, if any.

@@ -6,12 +6,14 @@
 
 use std::sync::Arc;
 
+use futures::future::join_all;
 use knarr_core::entry::{Entry, Kind};
 use knarr_core::plan::{Side, SymlinkPolicy};
 use knarr_core::record::{Action, CustodyRecord, Evidence};
 use knarr_core::tree::Synced;
 use knarr_core::{ContentHash, RelPath};
-use knarr_remote::{Committed, ErrorKind, NewNode, RemoteError, WriteOptions};
+use knarr_remote::local::Looked;
+use knarr_remote::{Committed, ErrorKind, NewNode, Reader, RemoteError, WriteOptions};
 use knarr_store::dirty::{Dirty, Seen};
 
 use crate::context::Context;
@@ -23,7 +25,7 @@ use crate::node::place::Decided;
 use crate::node::spec::WatchJob;
 use crate::observer::{Event, Trouble};
 use crate::put::{self, PutError};
-use crate::transfer::{self, Moved, Transfer, TransferError};
+use crate::transfer::{self, Moved, Opened, Transfer, TransferError};
 
 /// What became of a dirty path.
 #[derive(Debug)]
@@ -51,6 +53,16 @@ pub(crate) enum Deletions {
     Held,
 }
 
+/// A dirty path, and what is known of it.
+#[derive(Debug)]
+pub(crate) struct Found {
+    pub(crate) dirty: Dirty,
+    /// What was agreed on last.
+    synced: Option<Synced>,
+    /// What lies there now.
+    looked: Looked,
+}
+
 /// One lane of a job: one watched directory.
 #[derive(Debug)]
 pub(crate) struct Delivering {
@@ -59,37 +71,61 @@ pub(crate) struct Delivering {
 }
 
 impl Delivering {
-    /// Does what `dirty` needs.
+    /// Looks at what lies at each of the paths now.
+    pub(crate) async fn look(&self, ready: Vec<(Dirty, Option<Synced>)>) -> Vec<Found> {
+        let paths: Vec<_> = ready.iter().map(|(dirty, _)| dirty.path.clone()).collect();
+        let source = &self.context.source;
+        let looked = match source.as_local() {
+            Some(local) => local.look_each(&paths).await,
+            None => {
+                let look = async |path: &RelPath| Looked {
+                    now: source.stat(path).await,
+                    reader: None,
+                };
+                join_all(paths.iter().map(look)).await
+            }
+        };
+        let found = |((dirty, synced), looked)| Found {
+            dirty,
+            synced,
+            looked,
+        };
+        ready.into_iter().zip(looked).map(found).collect()
+    }
+
+    /// Does what a path needs. Returns it with what became of it.
     ///
     /// # Errors
     /// Only if the state could not be recorded.
     pub(crate) async fn deliver(
         &self,
-        dirty: &Dirty,
+        found: Found,
         deletions: Deletions,
-    ) -> Result<Outcome, EngineError> {
-        let result = self.attempt(dirty, deletions).await;
-        match result {
+    ) -> (Dirty, Result<Outcome, EngineError>) {
+        let Found {
+            dirty,
+            synced,
+            looked,
+        } = found;
+        let result = self.attempt(&dirty, synced, looked, deletions).await;
+        let outcome = match result {
             Ok(outcome) => Ok(outcome),
             Err(PutError::Engine(error)) => Err(error),
             Err(error) => Ok(Outcome::Failed(error)),
-        }
+        };
+        (dirty, outcome)
     }
 
-    async fn attempt(&self, dirty: &Dirty, deletions: Deletions) -> Result<Outcome, PutError> {
+    async fn attempt(
+        &self,
+        dirty: &Dirty,
+        synced: Option<Synced>,
+        looked: Looked,
+        deletions: Deletions,
+    ) -> Result<Outcome, PutError> {
         let path = &dirty.path;
-        let now = self
-            .context
-            .source
-            .stat(path)
-            .await
-            .map_err(PutError::Remote)?;
-        let synced = self
-            .context
-            .journal
-            .synced(path)
-            .await
-            .map_err(PutError::Engine)?;
+        let Looked { now, reader } = looked;
+        let now = now.map_err(PutError::Remote)?;
         let entry = now.filter(|entry| is_meant(&self.job, entry, dirty.kind));
         if let Some(from) = &dirty.renamed_from {
             if let Some(entry) = &entry
@@ -110,7 +146,7 @@ impl Delivering {
             Kind::Special => Ok(Outcome::Park(
                 "a FIFO, socket or device is not copied".to_owned(),
             )),
-            Kind::File | Kind::Symlink => self.put(dirty, entry, synced).await,
+            Kind::File | Kind::Symlink => self.put(dirty, entry, synced, reader).await,
         }
     }
 
@@ -119,6 +155,7 @@ impl Delivering {
         dirty: &Dirty,
         entry: Entry,
         synced: Option<Synced>,
+        opened: Option<Box<dyn Reader>>,
     ) -> Result<Outcome, PutError> {
         if self.still_moves(dirty, &entry).await? {
             return Ok(Outcome::Unsettled);
@@ -167,6 +204,7 @@ impl Delivering {
             left: None,
             same: None,
             replaced: false,
+            opened: Opened::new(opened),
         };
         let moved = match entry.kind {
             Kind::Symlink => self.put_link(&entry, &mut decided).await?,
@@ -329,6 +367,7 @@ impl Delivering {
         decided: &mut Decided,
         target_path: &mut Option<RelPath>,
     ) -> Result<Option<Moved>, PutError> {
+        let opened = std::mem::take(&mut decided.opened);
         let transfer = |target| Transfer {
             source: self.context.source.as_ref(),
             entry,
@@ -337,6 +376,7 @@ impl Delivering {
             steps: &self.job.steps,
             observer: self.context.observer.as_ref(),
             cancel: &self.context.cancel,
+            opened,
         };
         if self.job.steps.is_empty() {
             let Some(target) = self.target(entry, entry.path.clone(), decided).await? else {

@@ -9,7 +9,7 @@ use knarr_remote::{ErrorKind, RemoteError, Removal, Replace, Retry};
 
 use crate::node::deliver::Delivering;
 use crate::put::{self, PutError};
-use crate::transfer::{RESUMABLE_FROM_BYTES, Target};
+use crate::transfer::{Opened, RESUMABLE_FROM_BYTES, Target};
 
 /// Where a file goes.
 enum Place {
@@ -33,6 +33,8 @@ pub(crate) struct Decided {
     /// What is there already and is the same.
     pub(crate) same: Option<Entry>,
     pub(crate) replaced: bool,
+    /// Its content, if it was read when it was looked at.
+    pub(crate) opened: Opened,
 }
 
 impl Delivering {

@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 
 use crate::error::EngineError;
 use crate::holds::Verdict;
-use crate::node::deliver::{Deletions, Delivering, Outcome};
+use crate::node::deliver::{Deletions, Delivering, Found, Outcome};
 use crate::node::health::Circuit;
 use crate::node::progress::Progress;
 use crate::node::scans::Scans;
@@ -166,14 +166,15 @@ impl Working {
             .ready(now, after.clone(), READY.min(room))
             .await?;
         *after = match ready.last() {
-            Some(last) if ready.len() == READY.min(room) => {
+            Some((last, _)) if ready.len() == READY.min(room) => {
                 last.path.order_key(last.kind).into_owned()
             }
             _ => Vec::new(),
         };
-        let gone = ready.iter().any(|dirty| dirty.observed.is_none());
+        let gone = ready.iter().any(|(dirty, _)| dirty.observed.is_none());
         let verdict = self.verdict(gone, now).await?;
-        for dirty in ready {
+        let mut starting = Vec::with_capacity(ready.len());
+        for (dirty, synced) in ready {
             if !may_start(&dirty, in_flight) {
                 continue;
             }
@@ -182,15 +183,19 @@ impl Working {
                 // The old name's own mark, that it is gone, waits until the rename has used it.
                 in_flight.insert(from.as_bytes().into());
             }
+            starting.push((dirty, synced));
+        }
+        if starting.is_empty() {
+            return Ok(!after.is_empty());
+        }
+        for found in self.delivering.look(starting).await {
+            let dirty = &found.dirty;
             let deletions = match verdict.approved_until {
                 Some(until) if dirty.first_seen <= until => Deletions::Allowed,
                 _ => verdict.others,
             };
             let (delivering, scans) = (Arc::clone(&self.delivering), self.scans.clone());
-            flights.spawn(async move {
-                let outcome = deliver(&delivering, &scans, &dirty, deletions).await;
-                Done { dirty, outcome }
-            });
+            flights.spawn(deliver(delivering, scans, found, deletions));
         }
         Ok(!after.is_empty())
     }
@@ -331,13 +336,13 @@ impl Working {
 /// Does what a path needs. Where that is a look at everything below it, the path is in flight until that
 /// was done: as long as something may be missing, the queue is not empty.
 async fn deliver(
-    delivering: &Delivering,
-    scans: &Scans,
-    dirty: &Dirty,
+    delivering: Arc<Delivering>,
+    scans: Scans,
+    found: Found,
     deletions: Deletions,
-) -> Result<Outcome, EngineError> {
-    let outcome = delivering.deliver(dirty, deletions).await?;
-    if let Outcome::Rescan(below) = &outcome {
+) -> Done {
+    let (dirty, outcome) = delivering.deliver(found, deletions).await;
+    if let Ok(Outcome::Rescan(below)) = &outcome {
         let looked_at = scans.want_and_wait(below.clone());
         tokio::select! {
             () = delivering.context.cancel.cancelled() => {}
@@ -345,7 +350,7 @@ async fn deliver(
             _done = looked_at => {}
         }
     }
-    Ok(outcome)
+    Done { dirty, outcome }
 }
 
 /// Operations on one path, and on a directory and what lies below it, are ordered: a path has to wait

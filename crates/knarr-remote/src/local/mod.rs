@@ -23,9 +23,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use futures::future::join_all;
 use knarr_core::path::printable;
 use knarr_core::tree::{Incomplete, TreeItem};
-use knarr_core::{Entry, RelPath};
+use knarr_core::{Entry, Kind, RelPath};
 use knarr_fs::Root;
 use knarr_fs::identity::RootIdentity;
 use knarr_fs::walk::{WalkOptions, Walker};
@@ -45,6 +46,10 @@ use crate::upload::{Committer, Upload};
 pub const SMALL_BYTES: u64 = 256 << 10;
 /// How many bytes of small files may wait for their commit, for one remote.
 pub const WAITING_BYTES: usize = 32 << 20;
+/// How many bytes of files that were read when they were looked at wait in memory.
+pub const LOOK_BYTES: usize = 16 << 20;
+/// How many paths are looked at one after the other.
+const LOOKED_AT: usize = 32;
 /// How many chunks of a large file may be under way between its thread and the caller.
 pub const CHUNKS_AHEAD: usize = 4;
 
@@ -65,6 +70,8 @@ struct Place {
     root: Mutex<Option<Arc<Root>>>,
     /// KiB of small files that may still wait in memory.
     waiting: Arc<Semaphore>,
+    /// KiB of small files that may still be read when they are looked at.
+    looking: Arc<Semaphore>,
 }
 
 /// What a root that is missing means.
@@ -135,10 +142,12 @@ impl LocalRemote {
             capabilities,
         };
         let waiting = Arc::new(Semaphore::new(WAITING_BYTES >> 10));
+        let looking = Arc::new(Semaphore::new(LOOK_BYTES >> 10));
         let place = Arc::new(Place {
             path,
             root: Mutex::new(None),
             waiting,
+            looking,
         });
         Self {
             place,
@@ -172,6 +181,83 @@ impl LocalRemote {
             .root(IfMissing::Make)
             .map(|root| Root::clone(&root))
     }
+
+    /// What [`Remote::stat`] says of each of `paths`, and [`Remote::read`] of the small files among them,
+    /// for few changes of threads. As long as [`LOOK_BYTES`] that were read so are held by their readers,
+    /// the others are only looked at.
+    pub async fn look_each(&self, paths: &[RelPath]) -> Vec<Looked> {
+        let looking = paths.chunks(LOOKED_AT).map(|paths| {
+            let (place, paths) = (Arc::clone(&self.place), paths.to_vec());
+            tokio::task::spawn_blocking(move || {
+                let look = |path| look(&place, path);
+                paths.iter().map(look).collect::<Vec<_>>()
+            })
+        });
+        let mut looked = Vec::with_capacity(paths.len());
+        for part in join_all(looking).await {
+            looked.extend(part.unwrap_or_else(|error| {
+                vec![Looked {
+                    now: Err(lost(error)),
+                    reader: None,
+                }]
+            }));
+        }
+        looked
+    }
+}
+
+/// What lies at a path.
+pub struct Looked {
+    /// What it is, or that nothing is there.
+    pub now: Result<Option<Entry>, RemoteError>,
+    /// Its content, read already.
+    pub reader: Option<Box<dyn Reader>>,
+}
+
+impl fmt::Debug for Looked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Looked")
+            .field("now", &self.now)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Blocks.
+fn look(place: &Place, path: &RelPath) -> Looked {
+    let now = stat(place, path).or_else(missing_root_is_nothing);
+    let reader = match &now {
+        // Not before it is known what it is: to open a pipe or a device is felt at its other end.
+        Ok(Some(entry)) if entry.kind == Kind::File => read_small(place, entry),
+        _ => None,
+    };
+    Looked { now, reader }
+}
+
+/// The content of a small file; nothing if there is no room for it, or it cannot be read: then the ordinary
+/// way says why. Blocks.
+fn read_small(place: &Place, entry: &Entry) -> Option<Box<dyn Reader>> {
+    if entry.size > SMALL_BYTES {
+        return None;
+    }
+    let kib = u32::try_from(entry.size.div_ceil(1 << 10)).ok()?.max(1);
+    let room = Arc::clone(&place.looking)
+        .try_acquire_many_owned(kib)
+        .ok()?;
+    let root = place.root(IfMissing::Fail).ok()?;
+    let reader = reader::read_small(root, entry, room)?;
+    Some(Box::new(reader))
+}
+
+/// Blocks.
+fn stat(place: &Place, path: &RelPath) -> Result<Option<Entry>, RemoteError> {
+    let root = place.root(IfMissing::Fail)?;
+    let found = root
+        .stat(path)
+        .map_err(|error| from_fs("look at", Some(path), error))?;
+    if found.is_none() {
+        place.check_in_place(&root)?;
+    }
+    Ok(found)
 }
 
 impl fmt::Debug for LocalRemote {
@@ -240,18 +326,9 @@ impl Remote for LocalRemote {
 
     async fn stat(&self, path: &RelPath) -> Result<Option<Entry>, RemoteError> {
         let (place, path) = (Arc::clone(&self.place), path.clone());
-        blocking(move || {
-            let root = place.root(IfMissing::Fail)?;
-            let found = root
-                .stat(&path)
-                .map_err(|error| from_fs("look at", Some(&path), error))?;
-            if found.is_none() {
-                place.check_in_place(&root)?;
-            }
-            Ok(found)
-        })
-        .await
-        .or_else(missing_root_is_nothing)
+        blocking(move || stat(&place, &path))
+            .await
+            .or_else(missing_root_is_nothing)
     }
 
     async fn read(

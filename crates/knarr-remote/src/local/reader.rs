@@ -9,7 +9,7 @@ use knarr_core::{Entry, RelPath};
 use knarr_fs::{FsError, Root};
 use rustix::buffer::spare_capacity;
 use rustix::io::Errno;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 
 use super::error::from_fs;
@@ -52,19 +52,26 @@ pub(super) fn open(
             options.offset,
         )));
     }
-    let mut content = Vec::new();
-    if length > 0 {
-        chunk(&file, &path, options.offset, length, &mut content)?;
+    let reader = SmallReader::read(root, &file, entry, options.offset)?;
+    Ok(Box::new(reader))
+}
+
+/// Reads a file whole that is still as it was `seen`. The content holds `room` as long as it is held
+/// itself. Blocks.
+pub(super) fn read_small(
+    root: Arc<Root>,
+    seen: &Entry,
+    room: OwnedSemaphorePermit,
+) -> Option<SmallReader> {
+    let (file, entry) = root.open_file(&seen.path).ok()?;
+    if entry != *seen {
+        return None;
     }
-    let content = Bytes::from(content);
-    let after = Some(look_again(&root, &path));
-    let content = (!content.is_empty()).then_some(content);
-    Ok(Box::new(SmallReader {
-        root,
-        entry,
-        content,
-        after,
-    }))
+    let reader = SmallReader::read(root, &file, entry, 0).ok()?;
+    Some(SmallReader {
+        _room: Some(room),
+        ..reader
+    })
 }
 
 /// Exactly `length` bytes from `offset`, into an empty buffer.
@@ -122,12 +129,34 @@ fn changed(path: &RelPath, message: &str) -> RemoteError {
 }
 
 /// A file that was read whole when it was opened.
-struct SmallReader {
+pub(super) struct SmallReader {
     root: Arc<Root>,
     entry: Entry,
     content: Option<Bytes>,
     /// What it was right after the last byte.
     after: Option<Result<Entry, RemoteError>>,
+    /// What it takes of the memory for content that waits, if that is limited.
+    _room: Option<OwnedSemaphorePermit>,
+}
+
+impl SmallReader {
+    /// Reads from `offset` to the end, and looks at the file again. Blocks.
+    fn read(root: Arc<Root>, file: &File, entry: Entry, offset: u64) -> Result<Self, RemoteError> {
+        let mut content = Vec::new();
+        let length = entry.size.saturating_sub(offset);
+        if length > 0 {
+            chunk(file, &entry.path, offset, length, &mut content)?;
+        }
+        let after = Some(look_again(&root, &entry.path));
+        let content = (!content.is_empty()).then(|| Bytes::from(content));
+        Ok(Self {
+            root,
+            entry,
+            content,
+            after,
+            _room: None,
+        })
+    }
 }
 
 #[async_trait]

@@ -19,15 +19,22 @@ use tokio::task::JoinSet;
 
 use super::error::Failure;
 use super::{Inner, entry_of, s3};
+use crate::buffers::{Buffer, Buffers};
 use crate::error::{ErrorKind, RemoteError, Retry};
 use crate::remote::{ReadOptions, Reader};
 
+/// Up to this length in bytes an object is asked for in one piece.
+const WHOLE: u64 = 8 << 20;
 /// The length of one range in bytes.
-const RANGE: u64 = 8 << 20;
-/// How many ranges are under way at once; all together are held in memory at most.
-const RANGES_AHEAD: usize = 4;
-/// How many chunks of one range may wait; a chunk is what came from the network at once.
-const CHUNKS_AHEAD: usize = 512;
+const RANGE: u64 = 4 << 20;
+/// How many ranges are under way at once; all together are held in memory at most. Servers send a range
+/// no faster than one of their threads reads it.
+const RANGES_AHEAD: usize = 8;
+/// The length of what is handed on of a range, in bytes. What comes from the network is cut as the packets
+/// were; hashed and written like that it costs more than the copy that puts it together.
+const CHUNK_BYTES: usize = 256 << 10;
+/// How many chunks of one range may wait: all of it.
+const CHUNKS_AHEAD: usize = RANGE as usize / CHUNK_BYTES;
 
 type Chunk = Result<Bytes, RemoteError>;
 
@@ -53,7 +60,7 @@ pub(super) async fn open(
     let meta = if known_size.is_some_and(|size| size <= options.offset) {
         look(&inner, path, &key).await?
     } else {
-        let whole = options.offset == 0 && known_size.is_some_and(|size| size <= RANGE);
+        let whole = options.offset == 0 && known_size.is_some_and(|size| size <= WHOLE);
         let range = options.offset..options.offset.saturating_add(RANGE);
         let range = (!whole).then_some(GetRange::Bounded(range));
         let get = GetOptions {
@@ -97,14 +104,11 @@ pub(super) async fn open(
         current: None,
         ahead: VecDeque::new(),
         tasks: JoinSet::new(),
+        buffers: Buffers::new(CHUNK_BYTES),
         is_one_version: false,
     };
     if let Some(found) = first {
-        let length = found.range.end - found.range.start;
-        reader.is_one_version =
-            reader.meta.e_tag.is_some() && reader.position + length == reader.meta.size;
-        reader.next_range = reader.position + length;
-        reader.current = Some(Source::direct(found, length, reader.inner.patience));
+        reader.begin_with(found);
     }
     Ok(reader)
 }
@@ -208,33 +212,54 @@ pub(super) struct ObjectReader {
     current: Option<Source>,
     ahead: VecDeque<Source>,
     tasks: JoinSet<()>,
+    buffers: Arc<Buffers>,
     /// Whether all comes in one answer, which is about one version.
     is_one_version: bool,
 }
 
 impl ObjectReader {
+    /// Begins with the first answer.
+    fn begin_with(&mut self, found: GetResult) {
+        let length = found.range.end - found.range.start;
+        self.next_range = self.position + length;
+        if self.next_range == self.meta.size {
+            self.is_one_version = self.meta.e_tag.is_some();
+            self.current = Some(Source::direct(found, length, self.inner.patience));
+            return;
+        }
+        let range = self.position..self.next_range;
+        self.current = Some(self.fetch(range, Some(found)));
+    }
+
     fn read_ahead(&mut self) {
         while self.ahead.len() + 1 < RANGES_AHEAD && self.next_range < self.meta.size {
             let range = self.next_range..self.meta.size.min(self.next_range + RANGE);
             self.next_range = range.end;
-            let left = range.end - range.start;
-            let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
-            let fetch = Fetch {
-                inner: Arc::clone(&self.inner),
-                key: self.key.clone(),
-                path: self.entry.path.clone(),
-                meta: self.meta.clone(),
-                range,
-                sender,
-            };
-            self.tasks.spawn(fetch.run());
-            self.ahead.push_back(Source {
-                from: From::Task(chunks),
-                left,
-            });
+            let source = self.fetch(range, None);
+            self.ahead.push_back(source);
         }
         // What has ended has nothing more to say.
         while self.tasks.try_join_next().is_some() {}
+    }
+
+    /// Has a task read a range, of which the answer may be there already.
+    fn fetch(&mut self, range: std::ops::Range<u64>, answer: Option<GetResult>) -> Source {
+        let left = range.end - range.start;
+        let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD);
+        let fetch = Fetch {
+            inner: Arc::clone(&self.inner),
+            key: self.key.clone(),
+            path: self.entry.path.clone(),
+            meta: self.meta.clone(),
+            range,
+            buffers: Arc::clone(&self.buffers),
+            sender,
+        };
+        self.tasks.spawn(fetch.run(answer));
+        Source {
+            from: From::Task(chunks),
+            left,
+        }
     }
 }
 
@@ -244,18 +269,30 @@ struct Fetch {
     path: RelPath,
     meta: ObjectMeta,
     range: std::ops::Range<u64>,
+    buffers: Arc<Buffers>,
     sender: mpsc::Sender<Chunk>,
 }
 
 impl Fetch {
-    async fn run(self) {
-        if let Err(error) = self.pump().await {
-            // A reader that is gone does not need to know.
+    async fn run(self, answer: Option<GetResult>) {
+        let mut filling = self.buffers.take();
+        let ended = match answer {
+            Some(answer) => self.pump(answer, &mut filling).await,
+            None => match self.ask().await {
+                Ok(answer) => self.pump(answer, &mut filling).await,
+                Err(error) => Err(error),
+            },
+        };
+        // What arrived before a failure counts. A reader that is gone does not need to know.
+        if !filling.bytes().is_empty() {
+            self.sender.send(Ok(filling.freeze())).await.unwrap_or(());
+        }
+        if let Err(error) = ended {
             self.sender.send(Err(error)).await.unwrap_or(());
         }
     }
 
-    async fn pump(&self) -> Result<(), RemoteError> {
+    async fn ask(&self) -> Result<GetResult, RemoteError> {
         let options = GetOptions {
             if_match: self.meta.e_tag.as_deref().map(s3::quoted),
             range: Some(GetRange::Bounded(self.range.clone())),
@@ -275,10 +312,24 @@ impl Fetch {
         if tag(&found.meta) != tag(&self.meta) || found.meta.size != self.meta.size {
             return Err(changed("read", &self.path));
         }
-        let mut source = found.into_stream();
-        while let Some(chunk) = next_chunk(&mut source, self.inner.patience, &self.path).await? {
-            if self.sender.send(Ok(chunk)).await.is_err() {
-                return Ok(());
+        Ok(found)
+    }
+
+    /// Hands on what comes, until the end or until nobody takes it any more.
+    async fn pump(&self, answer: GetResult, filling: &mut Buffer) -> Result<(), RemoteError> {
+        let mut source = answer.into_stream();
+        while let Some(mut piece) = next_chunk(&mut source, self.inner.patience, &self.path).await?
+        {
+            while !piece.is_empty() {
+                let fits = piece.split_to(piece.len().min(filling.room()));
+                filling.bytes().extend_from_slice(&fits);
+                if filling.room() > 0 {
+                    continue;
+                }
+                let full = std::mem::replace(filling, self.buffers.take());
+                if self.sender.send(Ok(full.freeze())).await.is_err() {
+                    return Ok(());
+                }
             }
         }
         Ok(())

@@ -21,6 +21,10 @@ use crate::ssh::{SshOptions, SshSession};
 
 /// Connections unless said otherwise: one is bounded by one core of the server's.
 const CONNECTIONS: usize = 2;
+/// The same where a round trip takes [`LONG_ROUND_TRIP`] or more: OpenSSH takes 2 MiB a round trip on each.
+const LONG_LINE_CONNECTIONS: usize = 4;
+/// What makes a line a long one.
+const LONG_ROUND_TRIP: Duration = Duration::from_millis(8);
 
 /// Names that one directory may have, unless said otherwise.
 const NAMES_PER_DIRECTORY: u64 = 5_000_000;
@@ -53,8 +57,8 @@ pub enum Flush {
 pub struct SftpOptions {
     /// How to connect.
     pub ssh: SshOptions,
-    /// How many connections to have at most.
-    pub connections: usize,
+    /// How many connections to have at most; unless said otherwise, two, and four over a long line.
+    pub connections: Option<usize>,
     /// How long the SFTP server may be silent while requests wait, while its SSH server is there.
     pub idle_limit: Duration,
     /// What to do where it cannot rename over what is there.
@@ -73,7 +77,7 @@ impl SftpOptions {
     pub const fn new(ssh: SshOptions) -> Self {
         Self {
             ssh,
-            connections: CONNECTIONS,
+            connections: None,
             // Flushing a large file to a slow disk may take minutes; a dead line is noticed by the
             // keepalives of SSH.
             idle_limit: Duration::from_mins(5),
@@ -146,7 +150,7 @@ impl SftpEndpoint {
         } else {
             name.clone()
         };
-        let slots = (0..options.connections.max(1))
+        let slots = (0..options.connections.unwrap_or(LONG_LINE_CONNECTIONS).max(1))
             .map(|_| Slot::default())
             .collect();
         Self {
@@ -213,33 +217,38 @@ impl SftpEndpoint {
         self.in_slot(slot).await
     }
 
-    /// Up to `wanted` connections for one large transfer; at least one. Who cannot be given as many as
-    /// there could be gets fewer, as servers may limit them.
-    pub(super) async fn connections(
-        &self,
-        wanted: usize,
-    ) -> Result<Vec<Arc<Connection>>, RemoteError> {
-        let mut connections = vec![self.connection().await?];
-        for slot in self.shared.slots.iter().take(wanted).skip(1) {
-            // A server that takes no more connections is not asked again for each file.
-            let failed_lately = slot.state.try_lock().is_ok_and(|state| {
-                state
-                    .failure
-                    .as_ref()
-                    .is_some_and(|(_, when)| when.elapsed() < SPARE_PAUSE)
-            });
-            if failed_lately {
-                break;
-            }
-            match self.in_slot(slot).await {
-                Ok(connection) => connections.push(connection),
-                Err(error) => {
-                    tracing::debug!(endpoint = self.name(), %error, "goes on with fewer connections");
-                    break;
-                }
+    /// How many connections a large transfer may use beside `first`, and with it.
+    pub(super) fn connections_beside(&self, first: &Connection) -> usize {
+        let round_trip = first.client().round_trip().unwrap_or_default();
+        let usual = if round_trip >= LONG_ROUND_TRIP {
+            LONG_LINE_CONNECTIONS
+        } else {
+            CONNECTIONS
+        };
+        self.options().connections.unwrap_or(usual).max(1)
+    }
+
+    /// A further connection for a large transfer, the one in this slot; nothing if there is no such slot,
+    /// or the server takes no more connections.
+    pub(super) async fn further_connection(&self, index: usize) -> Option<Arc<Connection>> {
+        let slot = self.shared.slots.get(index)?;
+        // A server that takes no more connections is not asked again for each file.
+        let failed_lately = slot.state.try_lock().is_ok_and(|state| {
+            state
+                .failure
+                .as_ref()
+                .is_some_and(|(_, when)| when.elapsed() < SPARE_PAUSE)
+        });
+        if failed_lately {
+            return None;
+        }
+        match self.in_slot(slot).await {
+            Ok(connection) => Some(connection),
+            Err(error) => {
+                tracing::debug!(endpoint = self.name(), %error, "goes on with fewer connections");
+                None
             }
         }
-        Ok(connections)
     }
 
     async fn in_slot(&self, slot: &Slot) -> Result<Arc<Connection>, RemoteError> {

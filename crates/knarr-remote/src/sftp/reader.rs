@@ -1,14 +1,17 @@
 //! Reads a file, with many requests ahead, over several connections if it is large.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::future::{join, join_all};
+use futures::future::join;
 use knarr_core::entry::{Fingerprint, Kind};
 use knarr_core::{Entry, RelPath};
 use knarr_sftp::client::{AtEnd, FileReader, ReadOptions as Requests};
 use knarr_sftp::{Attributes, Handle, OpenFlags};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use crate::buffers::{Buffer, Buffers};
 use crate::error::{ErrorKind, RemoteError};
@@ -23,15 +26,19 @@ const BYTES_PER_CONNECTION: u64 = 8 * 1024 * 1024;
 /// Bytes of a chunk that is handed on.
 const CHUNK_BYTES: usize = 256 * 1024;
 
+/// After so long no connection joins any more: the later it opens the file, the likelier it is another one
+/// that looks the same.
+const JOINING: Duration = Duration::from_secs(10);
+
 /// Files up to this length are handed on as they come.
 const WHOLE_BYTES: u64 = 128 * 1024;
 
-/// How many connections a file of `size` bytes is worth.
-pub(super) fn worthwhile(endpoint: &SftpEndpoint, size: u64) -> usize {
+/// How many connections a file of `size` bytes is worth, the `first` among them.
+pub(super) fn worthwhile(endpoint: &SftpEndpoint, first: &Connection, size: u64) -> usize {
     let wanted = usize::try_from(size / BYTES_PER_CONNECTION).unwrap_or(usize::MAX);
     wanted
         .saturating_add(1)
-        .min(endpoint.options().connections.max(1))
+        .min(endpoint.connections_beside(first))
 }
 
 /// A file that is being read.
@@ -85,19 +92,26 @@ pub(super) async fn open(
         }
     };
     let handle = opened.map_err(|source| error::at(&connection, "open", path, source))?;
-    let mut handles = vec![handle];
-    let wanted = worthwhile(&place.endpoint, entry.size.saturating_sub(options.offset));
-    if wanted > 1 {
-        handles.extend(more_handles(&place.endpoint, wanted, &full, &attributes).await);
-    }
     let requests = Requests {
         offset: options.offset,
         end: Some(entry.size),
         at_end: AtEnd::Stop,
         ..Requests::default()
     };
-    let reader = FileReader::new(handles, &requests)
+    let mut reader = FileReader::new(vec![handle], &requests)
         .map_err(|source| error::at(&connection, "read", path, source))?;
+    let left = entry.size.saturating_sub(options.offset);
+    let wanted = worthwhile(&place.endpoint, &connection, left);
+    if wanted > 1 {
+        let (size, mtime) = (attributes.size, attributes.modified_seconds());
+        let opening = Opening {
+            path: full.clone(),
+            flags: OpenFlags::READ,
+            // Only of the very same version of the file.
+            looks: Some((size, mtime)),
+        };
+        reader = reader.joined_by(opening.over(&place.endpoint, wanted));
+    }
     Ok(SftpReader {
         connection,
         _endpoint: place.endpoint.clone(),
@@ -110,34 +124,51 @@ pub(super) async fn open(
     })
 }
 
-/// Handles on other connections, of the very same version of the file; as many as can be had.
-async fn more_handles(
-    endpoint: &SftpEndpoint,
-    wanted: usize,
-    full: &[u8],
-    expected: &Attributes,
-) -> Vec<Handle> {
-    let Ok(connections) = endpoint.connections(wanted).await else {
-        return Vec::new();
-    };
-    let opening = connections.iter().skip(1).map(|connection| async move {
-        let handle = connection
-            .client()
-            .open(full, OpenFlags::READ, Attributes::default())
-            .await?;
-        let attributes = handle.stat().await?;
-        Ok::<_, knarr_sftp::Error>((handle, attributes))
-    });
-    let opened = join_all(opening).await;
-    opened
-        .into_iter()
-        .flatten()
-        .filter(|(_, attributes)| {
-            attributes.size == expected.size
-                && attributes.modified_seconds() == expected.modified_seconds()
-        })
-        .map(|(handle, _)| handle)
-        .collect()
+/// A file that is opened on further connections.
+pub(super) struct Opening {
+    pub(super) path: Vec<u8>,
+    pub(super) flags: OpenFlags,
+    /// The length and the time it has to have, in seconds since 1970; if that matters.
+    pub(super) looks: Option<(Option<u64>, Option<u32>)>,
+}
+
+impl Opening {
+    /// Handles on up to `wanted` connections but the first, one after the other, as soon as they can be
+    /// had. The connections are made to the end also if the file does not wait for them any more: the
+    /// next one may.
+    pub(super) fn over(self, endpoint: &SftpEndpoint, wanted: usize) -> mpsc::Receiver<Handle> {
+        let (endpoint, began) = (endpoint.clone(), Instant::now());
+        let (sender, joining) = mpsc::channel(wanted);
+        tokio::spawn(async move {
+            for index in 1..wanted {
+                let Some(connection) = endpoint.further_connection(index).await else {
+                    return;
+                };
+                if began.elapsed() > JOINING {
+                    return;
+                }
+                // Who closes the channel hears of every handle that is being opened.
+                let Ok(place) = sender.reserve().await else {
+                    return;
+                };
+                if let Some(handle) = self.open(&connection).await {
+                    place.send(handle);
+                }
+            }
+        });
+        joining
+    }
+
+    async fn open(&self, connection: &Connection) -> Option<Handle> {
+        let client = connection.client();
+        let opened = client.open(&self.path, self.flags, Attributes::default());
+        let handle = opened.await.ok()?;
+        let Some(looks) = self.looks else {
+            return Some(handle);
+        };
+        let found = handle.stat().await.ok()?;
+        ((found.size, found.modified_seconds()) == looks).then_some(handle)
+    }
 }
 
 fn check(entry: &Entry, expected: Option<&Fingerprint>, offset: u64) -> Result<(), RemoteError> {

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use futures::future::join_all;
 use knarr_core::record::Evidence;
 use knarr_core::{ContentHash, Entry, RelPath};
 use knarr_sftp::codec::Extension;
@@ -220,20 +219,6 @@ pub(super) async fn reopen(
     }
 }
 
-/// Further handles on the staged file, on other connections; as many as can be had.
-pub(super) async fn more_handles(target: &Target, wanted: usize) -> Vec<Handle> {
-    let Ok(connections) = target.endpoint.connections(wanted).await else {
-        return Vec::new();
-    };
-    let opening = connections.iter().skip(1).map(|connection| async move {
-        connection
-            .client()
-            .open(&target.staged, OpenFlags::WRITE, Attributes::default())
-            .await
-    });
-    join_all(opening).await.into_iter().flatten().collect()
-}
-
 /// The hash of what is staged.
 async fn read_back(
     target: &Target,
@@ -245,22 +230,19 @@ async fn read_back(
     let opened = client
         .open(&target.staged, OpenFlags::READ, Attributes::default())
         .await;
-    let mut handles = vec![opened.map_err(failed)?];
-    let wanted = reader::worthwhile(&target.endpoint, length);
-    if wanted > 1 {
-        for connection in target.endpoint.connections(wanted).await?.iter().skip(1) {
-            let client = connection.client();
-            let opened = client
-                .open(&target.staged, OpenFlags::READ, Attributes::default())
-                .await;
-            handles.extend(opened.ok());
-        }
-    }
+    let handle = opened.map_err(failed)?;
+    let wanted = reader::worthwhile(&target.endpoint, connection, length);
     let requests = knarr_sftp::client::ReadOptions {
         end: Some(length),
         ..knarr_sftp::client::ReadOptions::default()
     };
-    let mut reader = knarr_sftp::client::FileReader::new(handles, &requests).map_err(failed)?;
+    let reader = knarr_sftp::client::FileReader::new(vec![handle], &requests).map_err(failed)?;
+    let opening = reader::Opening {
+        path: target.staged.clone(),
+        flags: OpenFlags::READ,
+        looks: None,
+    };
+    let mut reader = reader.joined_by(opening.over(&target.endpoint, wanted));
     let mut hasher = blake3::Hasher::new();
     while let Some(chunk) = reader.next().await.map_err(failed)? {
         hasher.update(&chunk);

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use futures::future::join3;
 use knarr_core::ContentHash;
 use knarr_sftp::Handle;
 use knarr_sftp::client::{Durability, FileWriter, WriteOptions as Requests};
+use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::error::{ErrorKind, RemoteError};
@@ -33,6 +35,9 @@ const NO_CHECKPOINT_BYTES: u64 = 1024 * 1024;
 
 /// Acknowledged bytes after which a checkpoint is due.
 const CHECKPOINT_BYTES: u64 = 8 * 1024 * 1024;
+
+/// How long a file that is complete waits for connections that were about to take a share.
+const JOINING_LIMIT: Duration = Duration::from_secs(10);
 
 /// Bytes that may be sent beyond the last checkpoint.
 const WINDOW_BYTES: u64 = 32 * 1024 * 1024;
@@ -155,13 +160,6 @@ impl SftpUpload {
         offset: u64,
     ) -> Result<(), RemoteError> {
         let target = &self.target;
-        let mut handles = vec![handle];
-        // What is of unknown length may be long.
-        let expected = self.known_size().unwrap_or(u64::MAX).saturating_sub(offset);
-        let wanted = reader::worthwhile(&target.endpoint, expected);
-        if wanted > 1 {
-            handles.extend(staging::more_handles(target, wanted).await);
-        }
         let checkpoints = match &target.options.checkpoints {
             Some(sink) if self.wants_checkpoints() => {
                 let flusher = if target.flushes(&connection) {
@@ -191,8 +189,19 @@ impl SftpUpload {
             offset,
             ..Requests::default()
         };
-        let writer = FileWriter::new(handles, &requests)
+        let mut writer = FileWriter::new(vec![handle], &requests)
             .map_err(|source| small::failed(&connection, target, "write", source))?;
+        // What is of unknown length may be long.
+        let expected = self.known_size().unwrap_or(u64::MAX).saturating_sub(offset);
+        let wanted = reader::worthwhile(&target.endpoint, &connection, expected);
+        if wanted > 1 {
+            let opening = reader::Opening {
+                path: target.staged.clone(),
+                flags: knarr_sftp::OpenFlags::WRITE,
+                looks: None,
+            };
+            writer = writer.joined_by(opening.over(&target.endpoint, wanted));
+        }
         self.flow = Some(Flow {
             connection,
             writer,
@@ -441,6 +450,11 @@ impl Flow {
     ) -> Result<knarr_sftp::Attributes, knarr_sftp::Error> {
         // Also over the other connections: what is set comes after the last byte.
         self.writer.flush().await?;
+        // Some servers rename no file that is open for writing somewhere.
+        let ended = timeout(JOINING_LIMIT, self.writer.end_joining()).await;
+        if ended.is_err() {
+            tracing::debug!(path = %target.path, "a further connection does not answer");
+        }
         let flushes = target.flushes(&self.connection);
         let attributes = target.attributes();
         let handle = self.writer.handle();

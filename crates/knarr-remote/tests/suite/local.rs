@@ -9,7 +9,7 @@ use knarr_core::tree::TreeItem;
 use knarr_core::{ContentHash, Kind};
 use knarr_remote::conformance::{self, RecordingSink, pattern, put, read_all, relative, try_put};
 use knarr_remote::listing::complete_entries;
-use knarr_remote::local::{LocalRemote, SMALL_BYTES, WAITING_BYTES};
+use knarr_remote::local::{LOOK_BYTES, LocalRemote, Looked, SMALL_BYTES, WAITING_BYTES};
 use knarr_remote::{
     CheckpointSink, ErrorKind, ListOptions, NewNode, ReadOptions, Remote, Replace, Retry, Staged,
     StagedId, WriteOptions,
@@ -382,4 +382,86 @@ async fn errors_say_what_where_and_why() {
     let source = std::error::Error::source(&error).unwrap().to_string();
     let shown = directory.path().display();
     assert_eq!(source, format!("cannot open \"{shown}/a\\nb\""));
+}
+
+/// What each of many looks said, and the content where it was read.
+async fn looked(remote: &LocalRemote, names: &[&str]) -> Vec<(Option<Kind>, Option<Vec<u8>>)> {
+    let paths = names.iter().map(|name| relative(name));
+    let mut found = Vec::new();
+    for looked in remote.look_each(&paths.collect::<Vec<_>>()).await {
+        let kind = looked.now.unwrap().map(|entry| entry.kind);
+        let mut content = None;
+        if let Some(mut reader) = looked.reader {
+            let mut bytes = Vec::new();
+            while let Some(chunk) = reader.next().await.unwrap() {
+                bytes.extend_from_slice(&chunk);
+            }
+            let after = reader.finish().await.unwrap();
+            assert_eq!(&after, reader.entry());
+            content = Some(bytes);
+        }
+        found.push((kind, content));
+    }
+    found
+}
+
+#[tokio::test]
+async fn many_are_looked_at_together_and_small_files_are_read_with_it() {
+    let (directory, remote) = place();
+    let at = |name: &str| directory.path().join(name);
+    put(&remote, "small", "content").await;
+    put(&remote, "empty", "").await;
+    put(&remote, "long", pattern(1, 300 << 10)).await;
+    std::fs::create_dir(at("directory")).unwrap();
+    symlink("small", at("link")).unwrap();
+    let made = std::process::Command::new("mkfifo")
+        .arg(at("fifo"))
+        .status();
+    assert!(made.unwrap().success());
+    let names = [
+        "small",
+        "gone",
+        "empty",
+        "long",
+        "directory",
+        "link",
+        "fifo",
+        "small",
+    ];
+    let small = (Some(Kind::File), Some(b"content".to_vec()));
+    let expected = [
+        small.clone(),
+        (None, None),
+        (Some(Kind::File), Some(Vec::new())),
+        (Some(Kind::File), None),
+        (Some(Kind::Directory), None),
+        (Some(Kind::Symlink), None),
+        (Some(Kind::Special), None),
+        small,
+    ];
+    assert_eq!(looked(&remote, &names).await, expected);
+}
+
+#[tokio::test]
+async fn what_is_read_while_looking_is_bounded() {
+    let (_directory, remote) = place();
+    let content = pattern(1, 200 << 10);
+    let fitting = LOOK_BYTES / content.len();
+    let paths: Vec<_> = (0..fitting + 20)
+        .map(|number| relative(&format!("{number:03}")))
+        .collect();
+    for path in &paths {
+        put(&remote, &path.to_string(), content.clone()).await;
+    }
+    for _ in 0..2 {
+        let found = remote.look_each(&paths).await;
+        let seen = |looked: &&Looked| looked.now.as_ref().unwrap().is_some();
+        assert_eq!(found.iter().filter(seen).count(), paths.len());
+        let read = found.iter().filter(|looked| looked.reader.is_some());
+        assert_eq!(read.count(), fitting);
+        let more = remote.look_each(&paths[..1]).await;
+        assert!(more[0].reader.is_none(), "all room is taken");
+        // Whoever holds no content any more gives the room back.
+        drop(found);
+    }
 }

@@ -440,7 +440,7 @@ async fn r46_two_versions_are_never_spliced() {
     proxy.rule(
         Rule::on("GET", HttpAction::DropRequest)
             .containing("data")
-            .times(8),
+            .times(64),
     );
     let first = reader.next().await.unwrap().unwrap();
     assert!(first[..] == old[..first.len()]);

@@ -63,7 +63,7 @@ async fn a_directory_of_the_separate_sftp_server_without_extensions_passes_the_s
     let mut options = SftpOptions::new(ssh_options(&server));
     options.without = Extension::ALL.to_vec();
     options.replace_without_posix_rename = ReplaceWithoutPosixRename::Allow;
-    options.connections = 1;
+    options.connections = Some(1);
     let endpoint = SftpEndpoint::new(options);
     let make = fresh_roots(&endpoint, bytes_of(&server.data_directory()));
     conformance::run_all(async || make()).await;
@@ -540,7 +540,9 @@ async fn a_small_file_leaves_no_checkpoint_and_a_large_one_does() {
 #[tokio::test]
 async fn two_roots_on_one_server_share_its_connections() {
     let server = Sshd::start();
-    let endpoint = SftpEndpoint::new(SftpOptions::new(ssh_options(&server)));
+    let mut options = SftpOptions::new(ssh_options(&server));
+    options.connections = Some(2);
+    let endpoint = SftpEndpoint::new(options);
     let roots: Vec<SftpRemote> = ["a", "b", "c"]
         .map(|name| {
             let root = server.data_directory().join(name);

@@ -26,7 +26,9 @@ fn through(server: &Sshd, proxy: &FaultProxy) -> SftpRemote {
     ssh.keepalive_interval = Duration::from_millis(300);
     ssh.keepalive_limit = 2;
     ssh.connect_timeout = Duration::from_secs(5);
-    remote_with(SftpOptions::new(ssh), &server.data_directory())
+    let mut options = SftpOptions::new(ssh);
+    options.connections = Some(2);
+    remote_with(options, &server.data_directory())
 }
 
 fn cut(action: Action, direction: Direction, at_byte: u64) -> Fault {

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -88,6 +88,7 @@ struct Shared {
     sender: AbortHandle,
     extensions: Extensions,
     limits: TransferLimits,
+    round_trip: Option<Duration>,
 }
 
 impl Drop for Shared {
@@ -139,9 +140,12 @@ impl Client {
             sender,
             extensions,
             limits,
+            round_trip: None,
         };
         if extensions.has(Extension::Limits) {
+            let asked = Instant::now();
             let said = ask_limits(&shared.core).await?;
+            shared.round_trip = Some(asked.elapsed());
             shared.limits = TransferLimits::within(said, packet_limit);
             if let Ok(bytes) = usize::try_from(said.packet_bytes)
                 && bytes > 0
@@ -178,6 +182,13 @@ impl Client {
     #[must_use]
     pub fn limits(&self) -> TransferLimits {
         self.shared.limits
+    }
+
+    /// How long the server took to answer the first question, if one was asked. An idle line and a server
+    /// with nothing to do: little more than the time of the line itself.
+    #[must_use]
+    pub fn round_trip(&self) -> Option<Duration> {
+        self.shared.round_trip
     }
 
     /// Requests that wait for their reply. For choosing among connections.

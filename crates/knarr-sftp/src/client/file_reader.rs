@@ -8,8 +8,10 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use crate::client::core::{Answer, Expect, Payload, Pending};
+use crate::client::handle::next_joining;
 use crate::client::operations::refused;
 use crate::client::{Error, Handle};
 use crate::codec::{Request, StatusCode};
@@ -72,6 +74,8 @@ struct Ask {
 #[derive(Debug)]
 pub struct FileReader {
     handles: Vec<Handle>,
+    /// Where further handles come from.
+    joining: Option<mpsc::Receiver<Handle>>,
     next_handle: usize,
     request_bytes: u32,
     /// Requests ahead, now and at most.
@@ -111,6 +115,7 @@ impl FileReader {
         let known_end = options.end.is_some();
         Ok(Self {
             handles,
+            joining: None,
             next_handle: 0,
             request_bytes,
             ahead: if known_end {
@@ -131,6 +136,14 @@ impl FileReader {
             end_of_file: None,
             failure: None,
         })
+    }
+
+    /// Has the handles that come from `joining` share the work as soon as they come, so that nothing
+    /// waits for connections that are still being made. They must be open on the very same file.
+    #[must_use]
+    pub fn joined_by(mut self, joining: mpsc::Receiver<Handle>) -> Self {
+        self.joining = Some(joining);
+        self
     }
 
     /// The next bytes, in order; `None` at the end. If the future is dropped, nothing is lost. After
@@ -243,6 +256,12 @@ impl FileReader {
 
     /// Sends requests while there is room; waits for room only if nothing is in flight.
     async fn fill(&mut self) -> Result<(), Error> {
+        let wanted = self.request_bytes;
+        while let Some(handle) = next_joining(&mut self.joining) {
+            if handle.client().limits().read_bytes >= wanted {
+                self.handles.push(handle);
+            }
+        }
         if let Some(front) = self.window.front_mut()
             && front.pending.is_none()
         {

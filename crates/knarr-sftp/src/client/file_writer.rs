@@ -7,8 +7,10 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use crate::client::core::Pending;
+use crate::client::handle::next_joining;
 use crate::client::operations::finished;
 use crate::client::{Error, Handle};
 
@@ -55,6 +57,8 @@ struct InFlight {
 #[derive(Debug)]
 pub struct FileWriter {
     handles: Vec<Handle>,
+    /// Where further handles come from.
+    joining: Option<mpsc::Receiver<Handle>>,
     next_handle: usize,
     request_bytes: usize,
     requests_in_flight: usize,
@@ -88,6 +92,7 @@ impl FileWriter {
         let affordable = affordable.unwrap_or(usize::MAX).max(1);
         Ok(Self {
             handles,
+            joining: None,
             next_handle: 0,
             request_bytes: usize::try_from(request_bytes).unwrap_or(usize::MAX),
             requests_in_flight: options.requests_in_flight.clamp(1, affordable),
@@ -98,6 +103,14 @@ impl FileWriter {
             window: VecDeque::new(),
             failure: None,
         })
+    }
+
+    /// Has the handles that come from `joining` share the work as soon as they come, so that nothing
+    /// waits for connections that are still being made. They must be open on the very same file.
+    #[must_use]
+    pub fn joined_by(mut self, joining: mpsc::Receiver<Handle>) -> Self {
+        self.joining = Some(joining);
+        self
     }
 
     /// Takes the next bytes; returns when they are sent or held back for the next request, which is
@@ -134,6 +147,18 @@ impl FileWriter {
         self.handles
             .first()
             .expect("a writer is only made with a handle")
+    }
+
+    /// Lets no handle join any more, and gives back those that came and were not used.
+    pub async fn end_joining(&mut self) {
+        let Some(mut joining) = self.joining.take() else {
+            return;
+        };
+        joining.close();
+        while let Some(handle) = joining.recv().await {
+            // Nothing was written through it.
+            handle.close().await.ok();
+        }
     }
 
     /// Sends what is held back and waits until everything is acknowledged.
@@ -202,6 +227,12 @@ impl FileWriter {
         while self.window.len() >= self.requests_in_flight {
             self.wait_oldest().await?;
             self.reap()?;
+        }
+        let wanted = u32::try_from(self.request_bytes).unwrap_or(u32::MAX);
+        while let Some(handle) = next_joining(&mut self.joining) {
+            if handle.client().limits().write_bytes >= wanted {
+                self.handles.push(handle);
+            }
         }
         let weight = u32::try_from(length).unwrap_or(u32::MAX);
         let index = self.pick_handle();

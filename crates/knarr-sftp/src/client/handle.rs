@@ -1,6 +1,7 @@
 //! A file that is open on the server.
 
 use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
 
 use crate::client::core::{Answer, Expect, Payload, Pending, RawHandle};
 use crate::client::operations::{Subject, finished, refused, unsendable};
@@ -17,6 +18,18 @@ pub struct Handle {
     raw: RawHandle,
     client: Client,
     path: Bytes,
+}
+
+/// A handle that has come meanwhile. Nobody is asked again once there is nobody who could send one.
+pub(super) fn next_joining(joining: &mut Option<mpsc::Receiver<Handle>>) -> Option<Handle> {
+    match joining.as_mut()?.try_recv() {
+        Ok(handle) => Some(handle),
+        Err(mpsc::error::TryRecvError::Empty) => None,
+        Err(mpsc::error::TryRecvError::Disconnected) => {
+            *joining = None;
+            None
+        }
+    }
 }
 
 impl Handle {

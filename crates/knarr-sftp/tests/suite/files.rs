@@ -101,6 +101,76 @@ async fn sixty_four_mebibytes_travel_there_and_back_with_requests_of_any_size() 
 }
 
 #[tokio::test]
+async fn a_file_is_complete_only_when_no_handle_is_being_opened_on_it() {
+    let mut server = Server::new();
+    let clients = [server.connect().await, server.connect().await];
+    let mut handles = open(&clients, b"file", write_flags()).await;
+    let later = handles.remove(1);
+    let (joining, join) = tokio::sync::mpsc::channel(1);
+    let mut writer = FileWriter::new(handles, &WriteOptions::default())
+        .unwrap()
+        .joined_by(join);
+    writer.write(Bytes::from_static(b"content")).await.unwrap();
+    let place = joining.reserve().await.unwrap();
+    {
+        let mut ending = std::pin::pin!(writer.end_joining());
+        assert!(futures::poll!(ending.as_mut()).is_pending());
+        place.send(later);
+        ending.await;
+    }
+    assert!(joining.reserve().await.is_err(), "nothing joins any more");
+    writer.end_joining().await;
+    assert_eq!(writer.finish(Durability::Unflushed).await.unwrap(), 7);
+}
+
+/// Losing the later connection ends the reader, so it must have had a share.
+#[tokio::test(flavor = "multi_thread")]
+async fn handles_that_come_later_share_the_work() {
+    let mut server = Server::new();
+    let clients = [server.connect().await, server.connect().await];
+    let content = Random(23).bytes(8 * 1024 * 1024);
+    let requests = WriteOptions {
+        requests_in_flight: 4,
+        ..WriteOptions::default()
+    };
+    let handles = open(&clients[..1], b"file", write_flags()).await;
+    let (joining, join) = tokio::sync::mpsc::channel(1);
+    let mut writer = FileWriter::new(handles, &requests).unwrap().joined_by(join);
+    let mut left = content.clone();
+    writer.write(left.split_to(3_000_000)).await.unwrap();
+    let mut later = open(&clients[1..], b"file", OpenFlags::WRITE).await;
+    joining.send(later.remove(0)).await.unwrap();
+    drop(joining);
+    writer.write(left).await.unwrap();
+    writer.finish(Durability::Flushed).await.unwrap();
+    assert!(std::fs::read(server.path().join("file")).unwrap() == content);
+
+    for lost in [false, true] {
+        let options = ReadOptions {
+            end: Some(content.len() as u64),
+            requests_in_flight: 4,
+            ..ReadOptions::default()
+        };
+        let handles = open(&clients[..1], b"file", OpenFlags::READ).await;
+        let (joining, join) = tokio::sync::mpsc::channel(1);
+        let mut reader = FileReader::new(handles, &options).unwrap().joined_by(join);
+        let first = reader.next().await.unwrap().unwrap();
+        let mut later = open(&clients[1..], b"file", OpenFlags::READ).await;
+        joining.send(later.remove(0)).await.unwrap();
+        if lost {
+            clients[1].close();
+        }
+        let read = read_all(reader).await;
+        if lost {
+            let error = read.unwrap_err();
+            assert!(error.is_connection_lost(), "{error}");
+        } else {
+            assert!([&first, &read.unwrap()[..]].concat() == content);
+        }
+    }
+}
+
+#[tokio::test]
 async fn reading_starts_and_ends_where_it_is_told() {
     let mut server = Server::new();
     let clients = [server.connect().await];

@@ -105,9 +105,7 @@ impl Ssh {
             };
         }
         let mut options = SftpOptions::new(ssh);
-        if let Some(connections) = limits.connections {
-            options.connections = connections;
-        }
+        options.connections = limits.connections;
         let endpoint = SftpEndpoint::new(options);
         let remote = SftpRemote::new(&endpoint, root.as_bytes());
         self.endpoints
