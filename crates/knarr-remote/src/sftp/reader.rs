@@ -133,14 +133,15 @@ pub(super) struct Opening {
 }
 
 impl Opening {
-    /// Handles on up to `wanted` connections but the first, one after the other, as soon as they can be
-    /// had. The connections are made to the end also if the file does not wait for them any more: the
-    /// next one may.
+    /// Handles on up to `wanted` connections but the first, as soon as they can be had. The connections are
+    /// made side by side, and to the end also if the file does not wait for them any more: the next one may.
     pub(super) fn over(self, endpoint: &SftpEndpoint, wanted: usize) -> mpsc::Receiver<Handle> {
-        let (endpoint, began) = (endpoint.clone(), Instant::now());
+        let (opening, began) = (Arc::new(self), Instant::now());
         let (sender, joining) = mpsc::channel(wanted);
-        tokio::spawn(async move {
-            for index in 1..wanted {
+        for index in 1..wanted {
+            let (endpoint, opening) = (endpoint.clone(), Arc::clone(&opening));
+            let sender = sender.clone();
+            tokio::spawn(async move {
                 let Some(connection) = endpoint.further_connection(index).await else {
                     return;
                 };
@@ -151,11 +152,11 @@ impl Opening {
                 let Ok(place) = sender.reserve().await else {
                     return;
                 };
-                if let Some(handle) = self.open(&connection).await {
+                if let Some(handle) = opening.open(&connection).await {
                     place.send(handle);
                 }
-            }
-        });
+            });
+        }
         joining
     }
 
