@@ -78,14 +78,14 @@ impl Applying {
         tx: &mut Tx<'_>,
         changes: impl IntoIterator<Item = &'c Change>,
     ) -> Result<(), StoreError> {
-        let mut custody = changes.into_iter().filter_map(|change| match change {
+        let custody = changes.into_iter().filter_map(|change| match change {
             Change::Custody(record) => Some(&**record),
             _ => None,
         });
-        let Some(first) = custody.next() else {
-            return Ok(());
-        };
-        tx.append_custody(std::iter::once(first).chain(custody))?;
+        let mut custody = custody.peekable();
+        if custody.peek().is_some() {
+            tx.append_custody(custody)?;
+        }
         Ok(())
     }
 }

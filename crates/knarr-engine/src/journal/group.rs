@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_cannot_be_recorded_fails_alone() {
+    async fn k11_one_that_cannot_be_recorded_fails_alone() {
         let state = TempDir::new().unwrap();
         let group = group(&state).await;
         // Before the store's thread can take the first, all of them wait.
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_is_given_up_takes_nobody_along() {
+    async fn k11_who_is_given_up_takes_nobody_along() {
         let state = TempDir::new().unwrap();
         let group = group(&state).await;
         let mut first = Box::pin(group.record(Vec::new(), vec![intended("first")]));

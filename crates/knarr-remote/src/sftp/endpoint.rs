@@ -217,8 +217,8 @@ impl SftpEndpoint {
         self.in_slot(slot).await
     }
 
-    /// How many connections a large transfer may use beside `first`, and with it.
-    pub(super) fn connections_beside(&self, first: &Connection) -> usize {
+    /// How many connections a large transfer may use, the `first` among them.
+    pub(super) fn connections_with(&self, first: &Connection) -> usize {
         let round_trip = first.client().round_trip().unwrap_or_default();
         let usual = if round_trip >= LONG_ROUND_TRIP {
             LONG_LINE_CONNECTIONS

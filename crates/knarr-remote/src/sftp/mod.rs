@@ -27,6 +27,7 @@ mod connection;
 pub mod endpoint;
 mod entries;
 mod error;
+mod joining;
 mod listing;
 mod parents;
 mod reader;

@@ -1,7 +1,6 @@
 //! Reads a file, with many requests ahead, over several connections if it is large.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -9,37 +8,21 @@ use futures::future::join;
 use knarr_core::entry::{Fingerprint, Kind};
 use knarr_core::{Entry, RelPath};
 use knarr_sftp::client::{AtEnd, FileReader, ReadOptions as Requests};
-use knarr_sftp::{Attributes, Handle, OpenFlags};
-use tokio::sync::mpsc;
-use tokio::time::Instant;
+use knarr_sftp::{Attributes, OpenFlags};
 
 use crate::buffers::{Buffer, Buffers};
 use crate::error::{ErrorKind, RemoteError};
 use crate::remote::{ReadOptions, Reader};
 use crate::sftp::connection::Connection;
 use crate::sftp::endpoint::SftpEndpoint;
+use crate::sftp::joining::Opening;
 use crate::sftp::{Place, entries, error};
-
-/// Bytes that make another connection worth its round trip.
-const BYTES_PER_CONNECTION: u64 = 8 * 1024 * 1024;
 
 /// Bytes of a chunk that is handed on.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// After so long no connection joins any more: the later it opens the file, the likelier it is another one
-/// that looks the same.
-const JOINING: Duration = Duration::from_secs(10);
-
 /// Files up to this length are handed on as they come.
 const WHOLE_BYTES: u64 = 128 * 1024;
-
-/// How many connections a file of `size` bytes is worth, the `first` among them.
-pub(super) fn worthwhile(endpoint: &SftpEndpoint, first: &Connection, size: u64) -> usize {
-    let wanted = usize::try_from(size / BYTES_PER_CONNECTION).unwrap_or(usize::MAX);
-    wanted
-        .saturating_add(1)
-        .min(endpoint.connections_beside(first))
-}
 
 /// A file that is being read.
 #[derive(Debug)]
@@ -98,20 +81,16 @@ pub(super) async fn open(
         at_end: AtEnd::Stop,
         ..Requests::default()
     };
-    let mut reader = FileReader::new(vec![handle], &requests)
+    let reader = FileReader::new(vec![handle], &requests)
         .map_err(|source| error::at(&connection, "read", path, source))?;
+    let opening = Opening {
+        path: full.clone(),
+        flags: OpenFlags::READ,
+        // Only of the very same version of the file.
+        looks: Some((attributes.size, attributes.modified_seconds())),
+    };
     let left = entry.size.saturating_sub(options.offset);
-    let wanted = worthwhile(&place.endpoint, &connection, left);
-    if wanted > 1 {
-        let (size, mtime) = (attributes.size, attributes.modified_seconds());
-        let opening = Opening {
-            path: full.clone(),
-            flags: OpenFlags::READ,
-            // Only of the very same version of the file.
-            looks: Some((size, mtime)),
-        };
-        reader = reader.joined_by(opening.over(&place.endpoint, wanted));
-    }
+    let reader = reader.joined_by(opening.beside(&connection, &place.endpoint, left));
     Ok(SftpReader {
         connection,
         _endpoint: place.endpoint.clone(),
@@ -122,54 +101,6 @@ pub(super) async fn open(
         filling: None,
         rest: Bytes::new(),
     })
-}
-
-/// A file that is opened on further connections.
-pub(super) struct Opening {
-    pub(super) path: Vec<u8>,
-    pub(super) flags: OpenFlags,
-    /// The length and the time it has to have, in seconds since 1970; if that matters.
-    pub(super) looks: Option<(Option<u64>, Option<u32>)>,
-}
-
-impl Opening {
-    /// Handles on up to `wanted` connections but the first, as soon as they can be had. The connections are
-    /// made side by side, and to the end also if the file does not wait for them any more: the next one may.
-    pub(super) fn over(self, endpoint: &SftpEndpoint, wanted: usize) -> mpsc::Receiver<Handle> {
-        let (opening, began) = (Arc::new(self), Instant::now());
-        let (sender, joining) = mpsc::channel(wanted);
-        for index in 1..wanted {
-            let (endpoint, opening) = (endpoint.clone(), Arc::clone(&opening));
-            let sender = sender.clone();
-            tokio::spawn(async move {
-                let Some(connection) = endpoint.further_connection(index).await else {
-                    return;
-                };
-                if began.elapsed() > JOINING {
-                    return;
-                }
-                // Who closes the channel hears of every handle that is being opened.
-                let Ok(place) = sender.reserve().await else {
-                    return;
-                };
-                if let Some(handle) = opening.open(&connection).await {
-                    place.send(handle);
-                }
-            });
-        }
-        joining
-    }
-
-    async fn open(&self, connection: &Connection) -> Option<Handle> {
-        let client = connection.client();
-        let opened = client.open(&self.path, self.flags, Attributes::default());
-        let handle = opened.await.ok()?;
-        let Some(looks) = self.looks else {
-            return Some(handle);
-        };
-        let found = handle.stat().await.ok()?;
-        ((found.size, found.modified_seconds()) == looks).then_some(handle)
-    }
 }
 
 fn check(entry: &Entry, expected: Option<&Fingerprint>, offset: u64) -> Result<(), RemoteError> {

@@ -11,8 +11,9 @@ use crate::error::{ErrorKind, RemoteError};
 use crate::remote::{NewNode, WriteOptions};
 use crate::sftp::connection::Connection;
 use crate::sftp::endpoint::Flush;
+use crate::sftp::joining::Opening;
 use crate::sftp::upload::SftpUpload;
-use crate::sftp::{Place, Root, entries, error, parents, reader, small, state};
+use crate::sftp::{Place, Root, entries, error, parents, small, state};
 use crate::upload::Upload;
 
 /// Where something is to be written, and how.
@@ -231,18 +232,17 @@ async fn read_back(
         .open(&target.staged, OpenFlags::READ, Attributes::default())
         .await;
     let handle = opened.map_err(failed)?;
-    let wanted = reader::worthwhile(&target.endpoint, connection, length);
     let requests = knarr_sftp::client::ReadOptions {
         end: Some(length),
         ..knarr_sftp::client::ReadOptions::default()
     };
     let reader = knarr_sftp::client::FileReader::new(vec![handle], &requests).map_err(failed)?;
-    let opening = reader::Opening {
+    let opening = Opening {
         path: target.staged.clone(),
         flags: OpenFlags::READ,
         looks: None,
     };
-    let mut reader = reader.joined_by(opening.over(&target.endpoint, wanted));
+    let mut reader = reader.joined_by(opening.beside(connection, &target.endpoint, length));
     let mut hasher = blake3::Hasher::new();
     while let Some(chunk) = reader.next().await.map_err(failed)? {
         hasher.update(&chunk);

@@ -20,10 +20,11 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::error::{ErrorKind, RemoteError};
 use crate::remote::NewNode;
 use crate::sftp::connection::Connection;
+use crate::sftp::error;
+use crate::sftp::joining::Opening;
 use crate::sftp::small::{self, wrong_length};
 use crate::sftp::staging::{self, Target};
 use crate::sftp::state::{self, StagedState};
-use crate::sftp::{error, reader};
 use crate::upload::{CheckpointSink, CheckpointUpdate, Staged, Upload};
 
 /// Files up to this length are written on as few round trips as possible: what OpenSSH takes in one
@@ -189,19 +190,16 @@ impl SftpUpload {
             offset,
             ..Requests::default()
         };
-        let mut writer = FileWriter::new(vec![handle], &requests)
+        let writer = FileWriter::new(vec![handle], &requests)
             .map_err(|source| small::failed(&connection, target, "write", source))?;
+        let opening = Opening {
+            path: target.staged.clone(),
+            flags: knarr_sftp::OpenFlags::WRITE,
+            looks: None,
+        };
         // What is of unknown length may be long.
-        let expected = self.known_size().unwrap_or(u64::MAX).saturating_sub(offset);
-        let wanted = reader::worthwhile(&target.endpoint, &connection, expected);
-        if wanted > 1 {
-            let opening = reader::Opening {
-                path: target.staged.clone(),
-                flags: knarr_sftp::OpenFlags::WRITE,
-                looks: None,
-            };
-            writer = writer.joined_by(opening.over(&target.endpoint, wanted));
-        }
+        let left = self.known_size().unwrap_or(u64::MAX).saturating_sub(offset);
+        let writer = writer.joined_by(opening.beside(&connection, &target.endpoint, left));
         self.flow = Some(Flow {
             connection,
             writer,
