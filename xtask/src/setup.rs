@@ -24,11 +24,12 @@ pub(crate) enum Scope {
 }
 
 /// Debian packages, each with a program of it by which it is known to be there.
-const PACKAGES: [(&str, &str); 16] = [
+const PACKAGES: [(&str, &str); 17] = [
     ("openssh-server", "sshd"),
     ("openssh-sftp-server", "/usr/lib/openssh/sftp-server"),
     ("openssh-client", "ssh-keygen"),
     ("strace", "strace"),
+    ("libfaketime", "/usr/share/doc/libfaketime"),
     ("iproute2", "ss"),
     ("e2fsprogs", "mkfs.ext4"),
     ("mount", "mount"),

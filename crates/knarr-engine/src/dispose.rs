@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use knarr_core::job::After;
+use knarr_core::path::PathError;
 use knarr_core::plan::Side;
 use knarr_core::record::Action;
 use knarr_core::{Entry, Kind, RelPath};
@@ -72,22 +73,28 @@ pub(crate) async fn dispose(context: &Arc<Context>, entry: &Entry) -> Result<(),
     context.journal.record(changes).await
 }
 
+/// The name of a delivered source in the directory it is moved to.
+///
+/// # Errors
+/// If that is no path.
+pub(crate) fn aside(directory: &str, path: &RelPath) -> Result<RelPath, PathError> {
+    RelPath::new(directory.trim_matches('/').as_bytes()).and_then(|directory| directory.join(path))
+}
+
 /// Gives the source its name below `directory`, or the next free one beside it. Returns that.
 async fn move_aside(
     context: &Context,
     entry: &Entry,
     directory: &str,
 ) -> Result<RelPath, RemoteError> {
-    let invalid = |error: knarr_core::path::PathError| {
+    let invalid = |error: PathError| {
         RemoteError::new(
             ErrorKind::InvalidName,
             "move the source aside",
             error.to_string(),
         )
     };
-    let aside = RelPath::new(directory.trim_matches('/').as_bytes())
-        .and_then(|directory| directory.join(&entry.path))
-        .map_err(invalid)?;
+    let aside = aside(directory, &entry.path).map_err(invalid)?;
     let options = || RenameOptions {
         replace: Replace::Nothing,
     };

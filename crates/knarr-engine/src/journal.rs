@@ -354,7 +354,7 @@ pub fn scanning_setting(pair: PairId) -> String {
 }
 
 /// The entry that a fingerprint was taken of.
-fn entry_of(path: RelPath, seen: Fingerprint) -> Entry {
+pub(crate) fn entry_of(path: RelPath, seen: Fingerprint) -> Entry {
     let Fingerprint {
         kind,
         size,

@@ -250,6 +250,22 @@ impl Reader<'_> {
         Ok(next.flatten())
     }
 
+    /// Whether a path waits for a time behind `horizon`.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn waits_beyond(&self, pair: PairId, horizon: Timestamp) -> Result<bool, StoreError> {
+        let sql = "SELECT 1 FROM dirty INDEXED BY dirty_due \
+                   WHERE pair = ?1 AND parked IS NULL AND due_at > ?2 LIMIT 1";
+        let found = self.one(
+            "read the queue",
+            sql,
+            (pair.0, horizon.nanoseconds()),
+            |row| row.column::<i64>(0),
+        )?;
+        Ok(found.is_some())
+    }
+
     /// How many paths of the queue are gone at the source. Looks at the whole queue.
     ///
     /// # Errors
@@ -455,6 +471,26 @@ impl Tx<'_> {
             (pair.0, seen_until.nanoseconds()),
         )?;
         Ok(())
+    }
+
+    /// Has what waits for a time behind `horizon` wait until `now` only: nobody waits that long on
+    /// purpose, so the clock was set back since.
+    ///
+    /// # Errors
+    /// If the database cannot be written.
+    pub fn hasten_beyond(
+        &mut self,
+        pair: PairId,
+        horizon: Timestamp,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        self.run(
+            "hasten what waits for a time far ahead",
+            "UPDATE dirty SET ready_at = min(ready_at, ?3), \
+             next_attempt_at = CASE WHEN next_attempt_at > ?3 THEN ?3 ELSE next_attempt_at END \
+             WHERE pair = ?1 AND parked IS NULL AND due_at > ?2",
+            (pair.0, horizon.nanoseconds(), now.nanoseconds()),
+        )
     }
 
     fn settled(&self, pair: PairId, path: &RelPath, rows: u64) -> Result<Settled, StoreError> {

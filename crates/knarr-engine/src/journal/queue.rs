@@ -1,6 +1,7 @@
 //! The dirty set of a pair, and what is saved to resume its uploads.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use knarr_core::plan::Side;
 use knarr_core::tree::Synced;
@@ -62,14 +63,31 @@ impl Journal {
         .await
     }
 
-    /// When the next path may be worked on that may not be yet, if any.
+    /// When the next path may be worked on that may not be yet at `looked_at`, if any. What would have to
+    /// wait for longer than `longest_wait` waits no more: the clock was set back.
     pub(crate) async fn next_ready_after(
         &self,
-        now: Timestamp,
+        looked_at: Timestamp,
+        longest_wait: Duration,
     ) -> Result<Option<Timestamp>, EngineError> {
-        let pair = self.pair;
-        self.read(move |reader| reader.next_ready_after(pair, now))
-            .await
+        let (pair, now) = (self.pair, self.clock.now());
+        let horizon = now.after(longest_wait);
+        let read = self.read(move |reader| {
+            let next = reader.next_ready_after(pair, looked_at)?;
+            Ok((next, reader.waits_beyond(pair, horizon)?))
+        });
+        let (next, waits_too_long) = read.await?;
+        if !waits_too_long {
+            return Ok(next);
+        }
+        let hastened = self
+            .write(move |tx, pair| tx.hasten_beyond(pair, horizon, now))
+            .await?;
+        tracing::info!(
+            hastened,
+            "the clock was set back: nothing waits for the time it was"
+        );
+        Ok(Some(now))
     }
 
     /// Takes a path from the queue, unless it was observed again.

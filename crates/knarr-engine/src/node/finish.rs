@@ -4,11 +4,14 @@
 //! a job that kept its sources until now. Before such a source goes, the delivery has to be proven (K4).
 
 use knarr_core::entry::{Entry, Kind};
-use knarr_core::job::Verify;
-use knarr_core::record::{CustodyRecord, Evidence};
+use knarr_core::job::{After, Verify};
+use knarr_core::plan::Side;
+use knarr_core::record::{Action, CustodyRecord, Evidence};
 use knarr_core::tree::Synced;
 use knarr_store::dirty::Dirty;
 
+use crate::dispose;
+use crate::journal::entry_of;
 use crate::node::deliver::{Delivering, Outcome};
 use crate::put::{self, PutError};
 
@@ -66,6 +69,52 @@ impl Delivering {
                 Standing::Unproven
             },
         )
+    }
+
+    /// The record of a source that is gone, as this job removes its sources or moves them aside, and that
+    /// nobody recorded: a process died in between (K11). None if there is nothing to tell.
+    pub(super) async fn finished_unrecorded(
+        &self,
+        dirty: &Dirty,
+        synced: &Synced,
+    ) -> Result<Option<CustodyRecord>, PutError> {
+        let context = &self.context;
+        let last = context.journal.last_delivery(&dirty.path).await;
+        if last.map_err(PutError::Engine)?.is_none() {
+            return Ok(None);
+        }
+        let seen = entry_of(dirty.path.clone(), synced.source.clone());
+        let mut record = context.journal.custody(
+            match &context.after {
+                After::Keep => return Ok(None),
+                After::Delete => Action::SourceRemoved,
+                After::Move(_) => Action::SourceMoved,
+            },
+            &seen,
+            Side::Destination,
+        );
+        // It stays on its side.
+        record.destination.clear();
+        let mut message =
+            "found after an interruption: what was delivered is gone from its place".to_owned();
+        if let After::Move(directory) = &context.after {
+            // Under another name, as something had that one already, it is not looked for.
+            let Ok(aside) = dispose::aside(directory, &dirty.path) else {
+                return Ok(None);
+            };
+            let found = context.source.stat(&aside).await;
+            let found = found.map_err(PutError::Remote)?;
+            let is_it = |entry: &Entry| {
+                synced.source.still_describes(entry) && synced.source.identity == entry.identity
+            };
+            if !found.as_ref().is_some_and(is_it) {
+                return Ok(None);
+            }
+            record.destination = context.journal.shown_at(Side::Source, &aside);
+            message = "found after an interruption, moved aside".to_owned();
+        }
+        record.message = Some(message);
+        Ok(Some(record))
     }
 
     /// Carries out what was to become of the source.

@@ -31,6 +31,12 @@ impl Delivering {
             path: dirty.path.clone(),
             kind: dirty.kind,
         };
+        if self.context.removes_source()
+            && let Some(record) = self.finished_unrecorded(dirty, &synced).await?
+        {
+            let changes = vec![forget, Change::Custody(Box::new(record))];
+            return self.settle(dirty, changes).await;
+        }
         if self.job.deletes == Deletes::Keep {
             return self.settle(dirty, vec![forget]).await;
         }

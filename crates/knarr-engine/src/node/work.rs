@@ -34,6 +34,10 @@ const IDLE: Duration = Duration::from_secs(30);
 /// How often it is looked whether what is held is to be held still.
 const JUDGE: Duration = Duration::from_secs(5);
 
+/// How much longer than its longest wait a path may have to wait before the clock is taken to have been
+/// set back.
+const CLOCK_SLACK: Duration = Duration::from_secs(2);
+
 /// The worker of one lane.
 #[derive(Debug)]
 pub(crate) struct Working {
@@ -136,7 +140,9 @@ impl Working {
     /// How long until something is ready that was not when the queue was last looked at.
     async fn pause(&self, looked_at: Timestamp) -> Result<Duration, EngineError> {
         let context = &self.delivering.context;
-        let next = context.journal.next_ready_after(looked_at).await?;
+        let job = &self.delivering.job;
+        let longest = job.settle.max(job.retry.to).max(IDLE) + CLOCK_SLACK;
+        let next = context.journal.next_ready_after(looked_at, longest).await?;
         let now = context.clock.now();
         // Nobody tells the worker of an approval.
         let waits = self.delivering.job.deletes != Deletes::Keep

@@ -87,3 +87,43 @@ async fn what_was_moved_aside_is_not_delivered_again() {
     let aside = std::fs::read_dir(world.path("a/done")).unwrap().count();
     assert_eq!(aside, 3);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k11_a_source_that_went_without_a_record_gets_it_at_the_next_start() {
+    for after in [After::Delete, After::Move("done/".to_owned())] {
+        let world = delivered().await;
+        // What a process leaves that dies between the removal of the source and the record of that.
+        let action = if after == After::Delete {
+            std::fs::remove_file(world.path("a/x")).unwrap();
+            Action::SourceRemoved
+        } else {
+            std::fs::create_dir(world.path("a/done")).unwrap();
+            std::fs::rename(world.path("a/x"), world.path("a/done/x")).unwrap();
+            Action::SourceMoved
+        };
+        // A source with nothing in it at all would be taken for one that lost everything.
+        world.write("a/fresh", b"another");
+        let mut job = job(&world);
+        job.after = after;
+        let running = Running::start(&world, job);
+        eventually("the record", || {
+            actions(&world, "x").last().map(|(action, _)| *action) == Some(action)
+        })
+        .await;
+        eventually("an empty queue", || queue_is_empty(&world)).await;
+        running.stop(&world).await;
+        let records = records(&world, "x");
+        assert_eq!(records.len(), 2, "{records:?}");
+        let last = records.last().unwrap();
+        assert!(
+            last.message.as_ref().unwrap().contains("interruption"),
+            "{last:?}"
+        );
+        if action == Action::SourceMoved {
+            assert_eq!(
+                last.destination,
+                world.path("a/done/x").display().to_string()
+            );
+        }
+    }
+}

@@ -9,15 +9,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use knarr_sftp::ClientOptions;
 use knarr_sftp::codec::Extension;
-use knarr_sftp::{Client, ClientOptions};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use crate::error::{ErrorKind, RemoteError, Retry};
 use crate::sftp::connection::Connection;
 use crate::sftp::error;
-use crate::ssh::{SshOptions, SshSession};
+use crate::ssh::{SftpError, SshOptions, SshSession};
 
 /// Connections unless said otherwise: one is bounded by one core of the server's.
 const CONNECTIONS: usize = 2;
@@ -289,15 +289,18 @@ impl SftpEndpoint {
         let operation = || format!("connect to {}", self.shared.name);
         let session = SshSession::connect(&options.ssh).await;
         let session = session.map_err(|error| error.into_remote(operation()))?;
-        let opened = session.open_sftp().await;
-        let (source, sink) = opened.map_err(|error| error.into_remote(operation()))?;
         let client_options = ClientOptions {
             idle_limit: options.idle_limit,
             without: options.without.clone(),
             ..ClientOptions::default()
         };
-        let client = Client::start(source, sink, client_options).await;
-        let client = client.map_err(|source| error::not_started(operation(), source))?;
+        let client = session
+            .start_sftp(client_options)
+            .await
+            .map_err(|error| match error {
+                SftpError::Ssh(error) => error.into_remote(operation()),
+                SftpError::Start(source) => error::not_started(operation(), source),
+            })?;
         Ok(Connection::new(client, session, self.shared.name.clone()))
     }
 }

@@ -12,8 +12,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join3;
 use knarr_core::ContentHash;
-use knarr_sftp::Handle;
 use knarr_sftp::client::{Durability, FileWriter, WriteOptions as Requests};
+use knarr_sftp::{Attributes, Handle, OpenFlags};
+use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -69,12 +70,30 @@ struct Flow {
 /// What saves the checkpoints of a large file.
 struct Checkpoints {
     sink: Arc<dyn CheckpointSink>,
-    /// Flushes the file where that is offered. A handle of its own, so that the task that flushes can
-    /// hold it while the writer goes on.
-    flusher: Option<Arc<Handle>>,
+    /// Flushes the file where that is offered.
+    flusher: Option<Arc<Flusher>>,
     saved: u64,
     /// The checkpoint that is being made.
     making: Option<Making>,
+}
+
+/// Flushes a staged file over a handle of its own, so that the task that flushes can hold it while the
+/// writer goes on. The handle is opened when it is first needed: no byte waits for it.
+struct Flusher {
+    connection: Arc<Connection>,
+    staged: Vec<u8>,
+    handle: OnceCell<Handle>,
+}
+
+impl Flusher {
+    async fn flush(&self) -> Result<(), knarr_sftp::Error> {
+        let open = || {
+            let (flags, attributes) = (OpenFlags::WRITE, Attributes::default());
+            let client = self.connection.client();
+            client.open(&self.staged, flags, attributes)
+        };
+        self.handle.get_or_try_init(open).await?.sync().await
+    }
 }
 
 struct Making {
@@ -163,23 +182,14 @@ impl SftpUpload {
         let target = &self.target;
         let checkpoints = match &target.options.checkpoints {
             Some(sink) if self.wants_checkpoints() => {
-                let flusher = if target.flushes(&connection) {
-                    let flags = knarr_sftp::OpenFlags::WRITE;
-                    let attributes = knarr_sftp::Attributes::default();
-                    let opened = connection
-                        .client()
-                        .open(&target.staged, flags, attributes)
-                        .await;
-                    let opened = opened
-                        .map_err(|source| small::failed(&connection, target, "write", source))?;
-                    Some(Arc::new(opened))
-                } else {
-                    None
+                let flusher = || Flusher {
+                    connection: Arc::clone(&connection),
+                    staged: target.staged.clone(),
+                    handle: OnceCell::new(),
                 };
-                let sink = Arc::clone(sink);
                 Some(Checkpoints {
-                    sink,
-                    flusher,
+                    sink: Arc::clone(sink),
+                    flusher: target.flushes(&connection).then(|| Arc::new(flusher())),
                     saved: offset,
                     making: None,
                 })
@@ -194,7 +204,7 @@ impl SftpUpload {
             .map_err(|source| small::failed(&connection, target, "write", source))?;
         let opening = Opening {
             path: target.staged.clone(),
-            flags: knarr_sftp::OpenFlags::WRITE,
+            flags: OpenFlags::WRITE,
             looks: None,
         };
         // What is of unknown length may be long.
@@ -290,7 +300,7 @@ impl Checkpoints {
         let (sink, flusher) = (Arc::clone(&self.sink), self.flusher.clone());
         let task = tokio::spawn(async move {
             if let Some(flusher) = flusher {
-                flusher.sync().await.map_err(CheckpointError::Flush)?;
+                flusher.flush().await.map_err(CheckpointError::Flush)?;
             }
             let saved = sink.save(CheckpointUpdate::Advanced { offset }).await;
             saved.map_err(CheckpointError::Save)
@@ -435,17 +445,14 @@ impl Flow {
             staged: Some(Bytes::copy_from_slice(&target.staged)),
             node: target.options.node.clone(),
             entry,
-            attributes: knarr_sftp::Attributes::default(),
+            attributes: Attributes::default(),
             replace: target.options.replace.clone(),
             evidence,
         })
     }
 
     /// Waits for all bytes, sets attributes, flushes and looks.
-    async fn complete(
-        mut self,
-        target: &Target,
-    ) -> Result<knarr_sftp::Attributes, knarr_sftp::Error> {
+    async fn complete(mut self, target: &Target) -> Result<Attributes, knarr_sftp::Error> {
         // Also over the other connections: what is set comes after the last byte.
         self.writer.flush().await?;
         // Some servers rename no file that is open for writing somewhere.
@@ -457,7 +464,7 @@ impl Flow {
         let attributes = target.attributes();
         let handle = self.writer.handle();
         let set = async {
-            if attributes == knarr_sftp::Attributes::default() {
+            if attributes == Attributes::default() {
                 return Ok(());
             }
             handle.set_attributes(attributes.clone()).await

@@ -118,6 +118,8 @@ struct LogIn<'a> {
     options: &'a SshOptions,
     /// What the server accepts, as it said last.
     accepted: Vec<MethodKind>,
+    /// Whether it said anything yet.
+    heard: bool,
     tried: Vec<String>,
 }
 
@@ -130,6 +132,7 @@ pub(super) async fn log_in(
         handle,
         options,
         accepted: Vec::new(),
+        heard: false,
         tried: Vec::new(),
     };
     log_in.run().await
@@ -137,14 +140,23 @@ pub(super) async fn log_in(
 
 impl LogIn<'_> {
     async fn run(&mut self) -> Result<(), SshError> {
-        // Nobody is let in by this, but the refusal says what else there is.
-        let user = self.options.user.clone();
-        let asked = self.handle.authenticate_none(user);
-        let result = within(self.options, asked).await?;
-        if let Outcome::In = self.take("no credentials", result, Noting::No)? {
-            return Ok(());
-        }
         let mut used: Vec<MethodKind> = Vec::new();
+        if self.begins_with_keys() {
+            // To ask first what is accepted costs a round trip, and a refused key tells as much.
+            match self.try_keys().await? {
+                Outcome::In => return Ok(()),
+                Outcome::Partly | Outcome::Refused => used.push(MethodKind::PublicKey),
+            }
+        }
+        if !self.heard {
+            // Nobody is let in by this, but the refusal says what else there is.
+            let user = self.options.user.clone();
+            let asked = self.handle.authenticate_none(user);
+            let result = within(self.options, asked).await?;
+            if let Outcome::In = self.take("no credentials", result, Noting::No)? {
+                return Ok(());
+            }
+        }
         loop {
             let mut partly = false;
             for method in [
@@ -178,6 +190,18 @@ impl LogIn<'_> {
         }
     }
 
+    /// Whether there are keys, and nobody who would be asked for a passphrase that may not be needed.
+    const fn begins_with_keys(&self) -> bool {
+        let authentication = &self.options.authentication;
+        let has_keys = authentication.agent.is_some() || !authentication.keys.is_empty();
+        has_keys && authentication.prompter.is_none()
+    }
+
+    /// Whether the server said that it takes no keys (any more).
+    fn takes_no_keys(&self) -> bool {
+        self.heard && !self.accepted.contains(&MethodKind::PublicKey)
+    }
+
     fn refusal(&mut self) -> SshError {
         let accepted: Vec<&str> = self.accepted.iter().map(<&str>::from).collect();
         SshError::Refused {
@@ -199,6 +223,9 @@ impl LogIn<'_> {
             }
         }
         for file in &self.options.authentication.keys {
+            if self.takes_no_keys() {
+                break;
+            }
             let prompter = self.options.authentication.prompter.as_deref();
             let Some(key) = file.load(prompter).await? else {
                 continue;
@@ -263,6 +290,9 @@ impl LogIn<'_> {
                 .push("agent (it has no key that may be used)".to_owned());
         }
         for identity in identities {
+            if self.takes_no_keys() {
+                break;
+            }
             let key = identity.public_key().into_owned();
             let what = format!("agent's key {}", key.fingerprint(HashAlg::Sha256));
             let Some(hash) = self.hash_for(&key.algorithm(), &what).await? else {
@@ -443,6 +473,7 @@ impl LogIn<'_> {
                 partial_success,
             } => {
                 self.accepted = remaining_methods.to_vec();
+                self.heard = true;
                 if partial_success {
                     self.tried
                         .push(format!("{what} (accepted, but not enough)"));

@@ -5,6 +5,8 @@
 //! by the client above.
 
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use knarr_sftp::client::{PacketSink, PacketSource};
@@ -20,6 +22,30 @@ const LOGGED_BYTES: usize = 1024;
 pub struct SftpSource {
     pub(super) channel: ChannelReadHalf,
     pub(super) ending: Ending,
+    pub(super) answer: Arc<Answer>,
+}
+
+/// What the server said to the request for the subsystem.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    accepted: AtomicBool,
+    refused: AtomicBool,
+}
+
+impl Answer {
+    /// Whether it refused, or ended the channel instead of an answer.
+    pub(super) fn is_refusal(&self) -> bool {
+        self.refused.load(Ordering::Acquire)
+    }
+
+    fn accept(&self) {
+        self.accepted.store(true, Ordering::Release);
+    }
+
+    fn end(&self) {
+        let unanswered = !self.accepted.load(Ordering::Acquire);
+        self.refused.fetch_or(unanswered, Ordering::AcqRel);
+    }
 }
 
 /// What is sent to the server.
@@ -48,7 +74,11 @@ impl PacketSource for SftpSource {
                     let shown = data.get(..LOGGED_BYTES).unwrap_or(&data).escape_ascii();
                     tracing::debug!(%shown, "the SFTP server says on its standard error");
                 }
-                Some(ChannelMsg::Eof | ChannelMsg::Close) => return Ok(None),
+                Some(ChannelMsg::Success) => self.answer.accept(),
+                Some(ChannelMsg::Failure | ChannelMsg::Eof | ChannelMsg::Close) => {
+                    self.answer.end();
+                    return Ok(None);
+                }
                 Some(_) => {}
                 None => {
                     let reason = self.ending.lock().ok().and_then(|ending| ending.clone());

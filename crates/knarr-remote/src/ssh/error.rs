@@ -6,6 +6,17 @@ use std::time::Duration;
 use crate::error::{ErrorKind, RemoteError, Retry};
 use crate::ssh::KnownHostsError;
 
+/// Why there is no SFTP on a connection.
+#[derive(Debug, thiserror::Error)]
+pub enum SftpError {
+    /// No channel for it.
+    #[error(transparent)]
+    Ssh(#[from] SshError),
+    /// The channel is there, and what is at its other end does not begin to speak SFTP.
+    #[error("no SFTP session")]
+    Start(#[source] knarr_sftp::Error),
+}
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum SshError {

@@ -30,7 +30,7 @@ pub mod session;
 pub use auth::{Authentication, KeyFile, Presence, Prompter, Question, Secret};
 pub use channel::{SftpSink, SftpSource};
 pub use config::{ConfigContext, SshConfig};
-pub use error::SshError;
+pub use error::{SftpError, SshError};
 pub use host_key::{HostKeyFingerprint, HostKeyPolicy};
 pub use known_hosts::{KnownHosts, KnownHostsError};
 pub use options::{Cipher, SshOptions};

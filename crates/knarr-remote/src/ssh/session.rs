@@ -3,17 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use knarr_sftp::Client;
+use knarr_sftp::client::ClientOptions;
+use russh::Disconnect;
 use russh::client::{self, Handle};
 use russh::keys::Algorithm;
-use russh::{ChannelMsg, Disconnect};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::ssh::algorithms::{self, HOST_KEYS, host_keys_known_first, same_type};
+use crate::ssh::channel::Answer;
 use crate::ssh::handler::{Ending, Handler, HandlerError, Judge, Presented};
 use crate::ssh::known_hosts::host_with_port;
-use crate::ssh::{HostKeyPolicy, KnownHosts, SftpSink, SftpSource, SshError, SshOptions, auth};
+use crate::ssh::{
+    HostKeyPolicy, KnownHosts, SftpError, SftpSink, SftpSource, SshError, SshOptions, auth,
+};
 
 /// What the server may send before we say that we took it, in bytes. It bounds what a connection can
 /// hold in memory, and divided by the round trip the speed of a download.
@@ -82,20 +87,35 @@ impl SshSession {
         })
     }
 
-    /// Opens an SFTP channel.
+    /// Opens an SFTP channel and starts a client on it. The first packet travels with the request for
+    /// the subsystem, as waiting for that would cost a round trip.
     ///
     /// # Errors
-    /// [`SshError::NotOffered`] if the server has no SFTP for us; [`SshError::Unreachable`],
-    /// [`SshError::Silent`].
-    pub async fn open_sftp(&self) -> Result<(SftpSource, SftpSink), SshError> {
-        let opened = timeout(self.connect_timeout, self.open_subsystem("sftp")).await;
-        opened.unwrap_or_else(|_elapsed| {
-            Err(SshError::Silent {
+    /// [`SftpError::Ssh`] with [`SshError::NotOffered`] if the server has no SFTP for us, and as
+    /// [`SshError::Unreachable`], [`SshError::Silent`]; [`SftpError::Start`] if it does not speak it.
+    pub async fn start_sftp(&self, options: ClientOptions) -> Result<Client, SftpError> {
+        let answer = Arc::new(Answer::default());
+        let opened = timeout(self.connect_timeout, self.open_subsystem("sftp", &answer)).await;
+        let (source, sink) = match opened {
+            Ok(opened) => opened?,
+            Err(_elapsed) => return Err(self.silent("opening an SFTP channel").into()),
+        };
+        match Client::start(source, sink, options).await {
+            Err(_) if answer.is_refusal() => Err(SftpError::Ssh(SshError::NotOffered {
                 target: self.target.clone(),
-                doing: "opening an SFTP channel",
-                limit: self.connect_timeout,
-            })
-        })
+                what: "the subsystem `sftp`".to_owned(),
+                source: None,
+            })),
+            started => started.map_err(SftpError::Start),
+        }
+    }
+
+    fn silent(&self, doing: &'static str) -> SshError {
+        SshError::Silent {
+            target: self.target.clone(),
+            doing,
+            limit: self.connect_timeout,
+        }
     }
 
     /// Whether the connection has ended.
@@ -110,35 +130,25 @@ impl SshSession {
         self.ending.lock().ok().and_then(|ending| ending.clone())
     }
 
-    async fn open_subsystem(&self, name: &str) -> Result<(SftpSource, SftpSink), SshError> {
+    async fn open_subsystem(
+        &self,
+        name: &str,
+        answer: &Arc<Answer>,
+    ) -> Result<(SftpSource, SftpSink), SshError> {
         let handle = self
             .handle
             .as_ref()
             .ok_or_else(|| self.lost(russh::Error::Disconnect))?;
         let channel = handle.channel_open_session().await;
         let channel = channel.map_err(|source| self.not_opened("a session channel", source))?;
-        let (mut receiving, sending) = channel.split();
+        let (receiving, sending) = channel.split();
         let asked = sending.request_subsystem(true, name).await;
         asked.map_err(|source| self.lost(source))?;
-        loop {
-            match receiving.wait().await {
-                Some(ChannelMsg::Success) => break,
-                Some(ChannelMsg::Failure | ChannelMsg::Close | ChannelMsg::Eof) => {
-                    return Err(SshError::NotOffered {
-                        target: self.target.clone(),
-                        what: format!("the subsystem `{name}`"),
-                        source: None,
-                    });
-                }
-                Some(_) => {}
-                None => return Err(self.lost(russh::Error::Disconnect)),
-            }
-        }
-        let ending = Arc::clone(&self.ending);
         Ok((
             SftpSource {
                 channel: receiving,
-                ending,
+                ending: Arc::clone(&self.ending),
+                answer: Arc::clone(answer),
             },
             SftpSink { channel: sending },
         ))

@@ -13,10 +13,11 @@ use knarr_remote::sftp::SftpOptions;
 use knarr_remote::ssh::auth::AgentKeys;
 use knarr_remote::ssh::config::Destination;
 use knarr_remote::ssh::{
-    Authentication, ConfigContext, HostKeyPolicy, KeyFile, Presence, Secret, SshConfig, SshError,
-    SshOptions, SshSession,
+    Authentication, ConfigContext, HostKeyPolicy, KeyFile, Presence, Secret, SftpError, SshConfig,
+    SshError, SshOptions, SshSession,
 };
 use knarr_remote::{ErrorKind, Remote as _, Replace, Retry};
+use knarr_sftp::ClientOptions;
 use knarr_testkit::proxy::{Behaviour, FaultProxy};
 use knarr_testkit::sshd::{KeyKind, Sshd};
 
@@ -26,7 +27,11 @@ use crate::sftp_support::{
 
 pub(crate) async fn connect(options: &SshOptions) -> Result<(), SshError> {
     let session = SshSession::connect(options).await?;
-    session.open_sftp().await.map(drop)
+    match session.start_sftp(ClientOptions::default()).await {
+        Ok(_client) => Ok(()),
+        Err(SftpError::Ssh(error)) => Err(error),
+        Err(other) => panic!("{other:?}"),
+    }
 }
 
 pub(crate) async fn refused(options: &SshOptions) -> SshError {

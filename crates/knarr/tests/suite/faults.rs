@@ -6,6 +6,7 @@
 
 mod disk;
 mod kill;
+mod machine;
 mod memory;
 mod names;
 mod network;

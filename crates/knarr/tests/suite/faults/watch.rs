@@ -69,6 +69,68 @@ fn k7_k9_r30_a_node_whose_events_were_lost_delivers_ten_thousand_changes_all_the
     place.run(&["audit", "verify"]).good();
 }
 
+/// The length of the kernel's queues of events, set back at the latest when the test ends.
+struct QueueLength(String);
+
+const QUEUE_LENGTH: &str = "/proc/sys/fs/inotify/max_queued_events";
+
+impl QueueLength {
+    /// A queue keeps the length it was made with. The setting is the whole machine's, so no other test
+    /// may run meanwhile: `.config/nextest.toml` sees to that by this test's name.
+    fn set(length: u32) -> Self {
+        let before = fs::read_to_string(QUEUE_LENGTH).unwrap();
+        fs::write(QUEUE_LENGTH, length.to_string()).unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for QueueLength {
+    fn drop(&mut self) {
+        fs::write(QUEUE_LENGTH, self.0.trim()).ok();
+    }
+}
+
+#[test]
+fn k7_r30_with_a_queue_of_16_events_ten_thousand_changes_are_delivered() {
+    needs_root!("the length of inotify's queue");
+    let place = Place::new();
+    mirror_job(&place);
+    for directory in 0..20 {
+        place.write(&format!("in/{directory}/first"), "first");
+    }
+    let length = QueueLength::set(16);
+    let node = Running::start(&place);
+    wait_until(PATIENCE, "the first files", || is_equal(&place));
+    drop(length);
+    for number in 0..10_000 {
+        let directory = number % 20;
+        place.write(
+            &format!("in/{directory}/{}", number / 40),
+            number.to_string(),
+        );
+        if number % 97 == 0 {
+            let made = place.path(&format!("in/{directory}/d{number}/deep"));
+            fs::create_dir_all(&made).unwrap();
+            fs::write(made.join("file"), "below").unwrap();
+        }
+    }
+    for directory in 0..20 {
+        fs::remove_file(place.path(&format!("in/{directory}/first"))).unwrap();
+    }
+    wait_until(PATIENCE, "everything", || is_equal(&place));
+    let log = fs::read_to_string(place.path("log")).unwrap();
+    assert!(
+        log.contains("events were lost"),
+        "the queue ran over: {log}"
+    );
+    // What changes after the storm is seen at once, also where a directory was made in it.
+    place.write("in/0/d0/deep/late", "late");
+    wait_until(PATIENCE, "the last file", || is_equal(&place));
+    node.terminate();
+    assert_same_tree(&place.path("in"), &place.path("out"), &Compare::content());
+    place.run(&["audit", "verify"]).good();
+}
+
 #[test]
 fn k7_r33_ten_thousand_renames_of_directories_end_in_the_same_tree() {
     let place = Place::new();
