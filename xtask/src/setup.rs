@@ -24,10 +24,12 @@ pub(crate) enum Scope {
 }
 
 /// Debian packages, each with a program of it by which it is known to be there.
-const PACKAGES: [(&str, &str); 17] = [
+const PACKAGES: [(&str, &str); 25] = [
     ("openssh-server", "sshd"),
     ("openssh-sftp-server", "/usr/lib/openssh/sftp-server"),
     ("openssh-client", "ssh-keygen"),
+    // Its own tests of sftp, which the SFTP server has to pass too.
+    ("openssh-tests", "/usr/lib/openssh/regress/test-exec.sh"),
     ("strace", "strace"),
     ("libfaketime", "/usr/share/doc/libfaketime"),
     ("iproute2", "ss"),
@@ -39,9 +41,16 @@ const PACKAGES: [(&str, &str); 17] = [
     ("xz-utils", "xz"),
     ("bzip2", "bzip2"),
     ("zstd", "zstd"),
+    ("tar", "tar"),
+    ("zip", "zip"),
+    ("unzip", "unzip"),
+    ("gnupg", "gpg"),
+    ("age", "age"),
     ("python3", "python3"),
     ("python3-venv", "/usr/share/doc/python3-venv"),
     ("gcc", "cc"),
+    ("openssl", "openssl"),
+    ("postgresql", "/usr/lib/postgresql"),
 ];
 
 const REQUIREMENTS: &str = include_str!("../requirements.txt");

@@ -1,8 +1,10 @@
 //! Which paths are meant.
 
+use std::fmt;
 use std::time::Duration;
 
 use globset::{Candidate, GlobBuilder, GlobSet, GlobSetBuilder};
+use serde::Serialize;
 
 use crate::entry::{Entry, Kind};
 use crate::path::RelPath;
@@ -191,6 +193,68 @@ impl Filter {
     }
 }
 
+/// Why something is not meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotMeant {
+    /// An exclude matches it, or a directory that it lies in.
+    Excluded,
+    /// No include matches it.
+    NotIncluded,
+    /// It is smaller than the least size.
+    TooSmall,
+    /// It is larger than the greatest size.
+    TooLarge,
+    /// It changed less long ago than the least age.
+    TooYoung,
+    /// It changed longer ago than the greatest age.
+    TooOld,
+}
+
+impl fmt::Display for NotMeant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Excluded => "it matches `exclude`",
+            Self::NotIncluded => "it matches none of `include`",
+            Self::TooSmall => "it is smaller than `min_size`",
+            Self::TooLarge => "it is larger than `max_size`",
+            Self::TooYoung => "it changed less than `min_age` ago",
+            Self::TooOld => "it changed more than `max_age` ago",
+        })
+    }
+}
+
+impl Filter {
+    /// Why an entry is not meant; nothing if it is. Says the same as [`Filter::takes_path_from_root`] and
+    /// [`Filter::takes_entry`] together.
+    #[must_use]
+    pub fn why_not(&self, entry: &Entry, now: Timestamp) -> Option<NotMeant> {
+        if !self.takes_path_from_root(&entry.path, entry.kind) {
+            // With a directory's eyes, only excludes count.
+            let excluded = !self.takes_path_from_root(&entry.path, Kind::Directory);
+            return Some(if excluded {
+                NotMeant::Excluded
+            } else {
+                NotMeant::NotIncluded
+            });
+        }
+        if self.takes_entry(entry, now) {
+            return None;
+        }
+        let age = entry.mtime.map(|mtime| now.since(mtime));
+        let is_less = |least: Option<Duration>| matches!((age, least), (Some(age), Some(least)) if age < least);
+        Some(if self.min_size.is_some_and(|least| entry.size < least) {
+            NotMeant::TooSmall
+        } else if self.max_size.is_some_and(|most| entry.size > most) {
+            NotMeant::TooLarge
+        } else if is_less(self.min_age) {
+            NotMeant::TooYoung
+        } else {
+            NotMeant::TooOld
+        })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -236,6 +300,34 @@ mod tests {
         entry.mtime = Some(Timestamp::from_seconds(900));
         assert!(!filter.takes_entry(&entry, now));
         assert!(filter.takes_entry(&Entry::directory(path("d")), now));
+    }
+
+    #[test]
+    fn why_something_is_not_meant_agrees_with_whether_it_is() {
+        let filter = Filter {
+            min_size: Some(10),
+            max_size: Some(20),
+            min_age: Some(Duration::from_secs(60)),
+            max_age: Some(Duration::from_secs(600)),
+            ..Filter::new(["*.csv"], ["tmp"]).unwrap()
+        };
+        let now = Timestamp::from_seconds(10_000);
+        for (name, size, age, expected) in [
+            ("a.csv", 15, 100, None),
+            ("tmp/a.csv", 15, 100, Some(NotMeant::Excluded)),
+            ("a.txt", 15, 100, Some(NotMeant::NotIncluded)),
+            ("a.csv", 9, 100, Some(NotMeant::TooSmall)),
+            ("a.csv", 21, 100, Some(NotMeant::TooLarge)),
+            ("a.csv", 15, 10, Some(NotMeant::TooYoung)),
+            ("a.csv", 15, 1_000, Some(NotMeant::TooOld)),
+        ] {
+            let mut entry = Entry::file(path(name), size);
+            entry.mtime = Some(Timestamp::from_seconds(10_000 - age));
+            assert_eq!(filter.why_not(&entry, now), expected, "{name} {size} {age}");
+            let takes = filter.takes_path_from_root(&entry.path, entry.kind)
+                && filter.takes_entry(&entry, now);
+            assert_eq!(takes, expected.is_none());
+        }
     }
 
     #[test]

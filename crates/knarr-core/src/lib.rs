@@ -3,6 +3,7 @@
 //! Constraints: no I/O, no async, no clock, no randomness. The same input always gives the same
 //! answer, so every decision can be tested without a disk and replayed from a record.
 
+pub mod alert;
 mod bytes_serde;
 pub mod entry;
 pub mod exercise;
@@ -15,6 +16,7 @@ pub mod plan;
 pub mod record;
 pub mod retry;
 pub mod run;
+pub mod schedule;
 pub mod template;
 pub mod time;
 pub mod tree;

@@ -81,6 +81,15 @@ pub(crate) enum Change {
     ClearIntent(IntentId),
 }
 
+/// For whom a journal is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum As {
+    /// A job, whose pairs are its own; and what set its run off.
+    Job { cause: &'static str },
+    /// A command. Commands share what was agreed on between two places, whatever the verb.
+    Command,
+}
+
 /// What one run writes to.
 #[derive(Debug, Clone)]
 pub(crate) struct Journal {
@@ -108,8 +117,28 @@ impl Journal {
         label: &PairLabel,
         kind: Option<&str>,
     ) -> Result<Self, EngineError> {
+        let as_what = match kind {
+            Some("watch") => As::Job { cause: "watch" },
+            _ => As::Command,
+        };
+        Self::open_as(environment, label, kind, as_what).await
+    }
+
+    /// The same for a job, or for a command.
+    ///
+    /// # Errors
+    /// If the state cannot be written.
+    pub(crate) async fn open_as(
+        environment: &Environment,
+        label: &PairLabel,
+        kind: Option<&str>,
+        as_what: As,
+    ) -> Result<Self, EngineError> {
         let store = environment.store.clone();
-        let is_job = kind == Some("watch");
+        let (is_job, cause) = match as_what {
+            As::Job { cause } => (true, cause),
+            As::Command => (false, "command"),
+        };
         let scope = if is_job { label.job.as_str() } else { "" };
         let key = knarr_store::pairs::PairKey {
             // One-shot commands share a pair, whatever the verb: what was agreed on is a fact.
@@ -123,14 +152,11 @@ impl Journal {
         let (pair, run) = store
             .transact(move |tx| {
                 let pair = tx.pair(&key)?;
-                let begin = |kind: String| {
-                    let cause = if kind == "watch" { "watch" } else { "command" }.to_owned();
-                    NewRun {
-                        pair: Some(pair),
-                        job,
-                        kind,
-                        cause,
-                    }
+                let begin = |kind: String| NewRun {
+                    pair: Some(pair),
+                    job,
+                    kind,
+                    cause: cause.to_owned(),
                 };
                 let run = kind.map(begin).map(|new| tx.begin_run(&new)).transpose()?;
                 Ok((pair, run))

@@ -19,11 +19,14 @@ mod lock;
 pub mod node;
 pub mod observer;
 pub mod oneshot;
+pub mod outbox;
+pub mod pickup;
 pub mod plan_file;
 mod planning;
 mod put;
 mod recover;
 mod removal;
+mod report;
 mod tidy;
 mod transfer;
 

@@ -14,7 +14,7 @@ use knarr_core::filter::Filter;
 use knarr_core::job::{After, Verify};
 use knarr_core::plan::{Brake, Decision, MassDeletion, Mode, Policy, Side};
 use knarr_core::retry::RetryPolicy;
-use knarr_core::run::{Run, RunEvent, RunState};
+use knarr_core::run::RunEvent;
 use knarr_remote::{MtimeSupport, Remote};
 use knarr_store::Store;
 use tokio::sync::Semaphore;
@@ -31,6 +31,7 @@ use crate::observer::Observer;
 use crate::plan_file::{self, PlanReader};
 use crate::planning::{self, Look, Planned};
 use crate::recover::{Roots, Whose, recover};
+pub use crate::report::Report;
 use crate::tidy::{self, Sweep};
 
 /// What to do between two places.
@@ -75,47 +76,6 @@ pub struct Environment {
     pub observer: Arc<dyn Observer>,
     /// Asks to stop.
     pub cancel: CancellationToken,
-}
-
-/// What came of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct Report {
-    /// The run's number, for `knarr history`.
-    pub run: u64,
-    /// How it ended.
-    pub state: RunState,
-    /// Entries new at the side they went to.
-    pub created: u64,
-    /// Entries replaced.
-    pub updated: u64,
-    /// Entries renamed instead of sent again.
-    pub renamed: u64,
-    /// Entries removed.
-    pub deleted: u64,
-    /// Entries both sides had already.
-    pub adopted: u64,
-    /// Conflicts; both versions were kept.
-    pub conflicts: u64,
-    /// Paths that cannot be handled.
-    pub problems: u64,
-    /// Paths that failed.
-    pub failed: u64,
-    /// Paths left alone on purpose.
-    pub skipped: u64,
-    /// Bytes of what was created and updated.
-    pub bytes: u64,
-    /// Bytes that went over the wire.
-    pub sent_bytes: u64,
-    /// Entries of the source's listing.
-    pub source_entries: u64,
-    /// Parts of listings that could not be seen.
-    pub incomplete: u64,
-    /// Removals that were not carried out.
-    pub held_removals: u64,
-    /// Why they were held.
-    pub held: Option<MassDeletion>,
-    /// Whether an endpoint could not be reached.
-    pub unreachable: bool,
 }
 
 impl OneShot {
@@ -429,9 +389,7 @@ impl Prepared {
         if outcome.is_ok() && !context.cancel.is_cancelled() {
             tidy::tidy(&context, Sweep::Daily).await?;
         }
-        let get = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
-        let tally = &context.tally;
-        let failed = get(&tally.failed);
+        let failed = context.tally.failed.load(Ordering::Relaxed);
         let event = match &outcome {
             Err(_) => RunEvent::Failed,
             Ok(_) if context.cancel.is_cancelled() => RunEvent::Interrupted,
@@ -440,36 +398,18 @@ impl Prepared {
                 failed: failed + outcome.planned.counts.source_incomplete,
             },
         };
-        let state = Run::begin()
-            .apply(event)
-            .map_err(|_illegal| EngineError::Internal("a run ended twice"))?
-            .state();
         let counts = outcome
             .as_ref()
             .map(|outcome| outcome.planned.counts)
             .unwrap_or_default();
         let held = outcome.as_ref().ok().and_then(|outcome| outcome.held);
         let report = Report {
-            run: context.journal.run(),
-            state,
-            created: get(&tally.created),
-            updated: get(&tally.updated),
-            renamed: get(&tally.renamed),
-            deleted: get(&tally.deleted),
-            adopted: get(&tally.adopted),
-            conflicts: get(&tally.conflicts),
-            problems: get(&tally.problems),
-            failed,
-            skipped: get(&tally.skipped),
-            bytes: get(&tally.bytes),
-            sent_bytes: get(&tally.sent),
-            source_entries: counts.source_entries,
             incomplete: counts.source_incomplete + counts.destination_incomplete,
             held_removals: held.map_or(0, |(_, removals)| removals),
             held: held.map(|(reason, _)| reason),
-            unreachable: tally.unreachable.load(Ordering::Relaxed),
+            ..Report::of(&context, event, counts.source_entries)?
         };
-        context.journal.finish(event, &report).await?;
+        context.journal.finish(event, &report, None).await?;
         drop(context);
         tasks.close();
         tasks.wait().await;

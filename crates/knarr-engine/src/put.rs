@@ -101,6 +101,11 @@ impl PutError {
         matches!(self, Self::Transfer(TransferError::Changed))
     }
 
+    /// Whether it is the source that failed.
+    pub(crate) const fn is_at_source(&self) -> bool {
+        matches!(self, Self::Transfer(TransferError::Source(_)))
+    }
+
     pub(crate) fn retry(&self) -> Retry {
         match self {
             Self::Transfer(error) => error.retry(),

@@ -321,9 +321,7 @@ fn step_records(specs: &[StepSpec], chain: &Chain) -> Vec<StepRecord> {
         .iter()
         .zip(chain.summaries())
         .map(|(spec, summary)| StepRecord {
-            step: match spec {
-                StepSpec::Decompress(_) => "decompress".to_owned(),
-            },
+            step: spec.name().to_owned(),
             detail: summary.to_string(),
             input_bytes: summary.input_bytes,
             output_bytes: summary.output_bytes,

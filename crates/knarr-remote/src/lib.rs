@@ -14,6 +14,7 @@ pub mod memory;
 pub mod object;
 pub mod operation;
 pub mod remote;
+pub mod serve;
 pub mod sftp;
 pub mod ssh;
 pub mod upload;

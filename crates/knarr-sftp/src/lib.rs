@@ -1,4 +1,4 @@
-//! Speaks SFTP version 3 over any byte stream: codec and pipelined client.
+//! Speaks SFTP version 3 over any byte stream: codec, pipelined client, server.
 //!
 //! Constraints:
 //!
@@ -16,6 +16,7 @@
 pub mod client;
 pub mod codec;
 mod names;
+pub mod server;
 
 pub use client::{Client, ClientOptions, Error, Handle};
 pub use codec::{Attributes, FileType, NameEntry, OpenFlags, StatusCode};

@@ -8,6 +8,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::compress::Compress;
 use crate::decompress::Decompress;
 use crate::error::StepError;
 use crate::format::{Format, output_name};
@@ -31,8 +32,10 @@ impl Chain {
     /// named `x.csv.gz` which is cut to nothing recognisable is an error. No steps at all is a
     /// chain that changes nothing.
     ///
+    /// Steps that need keys, or have more than one input or output, need a [`crate::Pipeline`].
+    ///
     /// # Errors
-    /// [`StepError::TooManySteps`].
+    /// [`StepError::TooManySteps`], [`StepError::NeedsPipeline`], and [`StepError::OutOfMemory`].
     pub fn new(specs: &[StepSpec], name: &[u8]) -> Result<Self, StepError> {
         if specs.len() > MAX_STEPS {
             return Err(StepError::TooManySteps { count: specs.len() });
@@ -47,6 +50,14 @@ impl Chain {
                     if let Some(format) = expected {
                         name = output_name(&name, format);
                     }
+                }
+                StepSpec::Compress(options) => {
+                    let step = Compress::new(*options)?;
+                    name = step.output_name(&name);
+                    steps.push(Box::new(step));
+                }
+                other => {
+                    return Err(StepError::NeedsPipeline { step: other.name() });
                 }
             }
         }
@@ -122,10 +133,7 @@ impl Chain {
     pub fn output_name(&self, name: &[u8]) -> Vec<u8> {
         self.steps
             .iter()
-            .fold(name.to_vec(), |name, step| match step.summary().format {
-                Some(format) => output_name(&name, format),
-                None => name,
-            })
+            .fold(name.to_vec(), |name, step| step.output_name(&name))
     }
 }
 

@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use crate::faults::{ArchiveFault, CryptoFault, KeyFault};
 use crate::format::Format;
 
 /// Why a step failed. All output of the step is void, the source was only read.
@@ -52,7 +53,7 @@ pub enum StepError {
     /// The stream wants more than the configuration allows.
     #[error(
         "{format} stream refused after {offset} bytes: {limit}; if the file is meant to be like \
-         that, raise `{}` of the step `decompress`", limit.option()
+         that, raise `{}` of this step", limit.option()
     )]
     LimitExceeded {
         /// What the stream is.
@@ -109,14 +110,104 @@ pub enum StepError {
         /// What was done too early or too late.
         what: &'static str,
     },
+
+    /// An archive, or one entry of it, is refused.
+    #[error("the {format} archive is refused{}: {fault}; nothing of it was delivered", at_entry(entry.as_deref()))]
+    Archive {
+        /// `tar` or `zip`, or `input` as long as it is not known.
+        format: &'static str,
+        /// The entry, in a form that is safe to print.
+        entry: Option<String>,
+        /// What is wrong.
+        fault: ArchiveFault,
+    },
+
+    /// An encrypted or signed message is refused, or could not be made.
+    #[error("{system}: {fault}")]
+    Crypto {
+        /// `OpenPGP` or `age`.
+        system: &'static str,
+        /// What is wrong.
+        fault: CryptoFault,
+    },
+
+    /// A key that a step refers to cannot be used.
+    #[error("the key `{name}` of the step `{step}`: {fault}; check the configuration")]
+    Key {
+        /// The step.
+        step: &'static str,
+        /// The name or path, as the configuration has it.
+        name: String,
+        /// What is wrong.
+        fault: KeyFault,
+    },
+
+    /// The temporary file could not be written or read.
+    #[error(
+        "the temporary file of the step `{step}` failed: {detail}; look for free space and try again"
+    )]
+    Spool {
+        /// The step.
+        step: &'static str,
+        /// What the system says.
+        detail: String,
+    },
+
+    /// A file is not as long as it was said to be.
+    #[error(
+        "{path} is not as long as it was when the archive was begun: it changed while it was read"
+    )]
+    SizeChanged {
+        /// The file, in a form that is safe to print.
+        path: String,
+    },
+
+    /// The name that a step makes is not a path.
+    #[error("the step `{step}` makes a name that is no path: {fault}")]
+    OutputName {
+        /// The step.
+        step: &'static str,
+        /// What is wrong with it.
+        fault: knarr_core::path::PathError,
+    },
+
+    /// A step that needs keys or has several inputs or outputs was put into a [`crate::Chain`].
+    #[error("the step `{step}` runs in a pipeline only; please report this")]
+    NeedsPipeline {
+        /// The step.
+        step: &'static str,
+    },
+
+    /// A library that a step uses failed in a way that it should not.
+    #[error("the step `{step}` failed inside of a library: {detail}; please report this")]
+    Internal {
+        /// The step.
+        step: &'static str,
+        /// What is known of it.
+        detail: Cow<'static, str>,
+    },
+}
+
+fn at_entry(entry: Option<&str>) -> String {
+    entry.map_or_else(String::new, |entry| format!(" at `{entry}`"))
 }
 
 impl StepError {
+    pub(crate) fn spool(step: &'static str, error: &std::io::Error) -> Self {
+        Self::Spool {
+            step,
+            detail: error.to_string(),
+        }
+    }
+
     /// Whether the same bytes, with the same configuration, will fail in the same way, so that
     /// a retry is of no use before the file or the configuration changes.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
-        !matches!(self, Self::OutOfMemory { .. })
+        !matches!(
+            self,
+            Self::OutOfMemory { .. } | Self::Spool { .. } | Self::SizeChanged { .. }
+        )
     }
 }
 

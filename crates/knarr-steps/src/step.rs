@@ -51,6 +51,31 @@ pub trait Step: Send + fmt::Debug {
 
     /// What was done so far; complete once [`Pulled::Finished`] was returned.
     fn summary(&self) -> StepSummary;
+
+    /// The name of the output for an input of this name (its last component); right once
+    /// [`Pulled::Finished`] was returned, or any chunk was pulled.
+    fn output_name(&self, name: &[u8]) -> Vec<u8> {
+        name.to_vec()
+    }
+
+    /// The length of the output in bytes, as far as it can be told before, for an input of this length.
+    fn output_size(&self, _input: Option<u64>) -> Option<u64> {
+        None
+    }
+
+    /// Small files that belong beside the output of this name; asked once, after [`Pulled::Finished`].
+    fn side_files(&mut self, _name: &[u8]) -> Vec<SideFile> {
+        Vec::new()
+    }
+}
+
+/// A small file beside the output of a step: a checksum, a signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SideFile {
+    /// Its name, in the directory of the output.
+    pub name: Vec<u8>,
+    /// What is in it.
+    pub content: Bytes,
 }
 
 /// What came of one [`Step::pull`].
@@ -75,11 +100,46 @@ pub struct StepSummary {
     pub output_bytes: u64,
     /// Complete members (gzip), frames (zstd, without skippable ones) or streams (xz, bzip2).
     pub members: u64,
+    /// What else is worth knowing, such as who signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+impl StepSummary {
+    /// Nothing done so far.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            format: None,
+            input_bytes: 0,
+            output_bytes: 0,
+            members: 0,
+            note: None,
+        }
+    }
+
+    /// Adds what was done to another file.
+    pub(crate) fn add(&mut self, other: Self) {
+        self.format = other.format.or(self.format);
+        self.input_bytes += other.input_bytes;
+        self.output_bytes += other.output_bytes;
+        self.members += other.members;
+        self.note = other.note.or(self.note.take());
+    }
+}
+
+impl Default for StepSummary {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl fmt::Display for StepSummary {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (input, output) = (self.input_bytes, self.output_bytes);
+        if let Some(note) = &self.note {
+            return write!(formatter, "{note}, {input} bytes to {output} bytes");
+        }
         match self.format {
             None => write!(
                 formatter,

@@ -144,6 +144,15 @@ pub struct DirtyCounts {
     pub parked: u64,
 }
 
+/// How many paths of a queue wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waiting {
+    /// That are gone at the source.
+    pub gone: u64,
+    /// That are there, or have another name.
+    pub others: u64,
+}
+
 const COLUMNS: &str = "key, kind, observed, generation, first_seen, last_seen, ready_at, attempts, \
                        next_attempt_at, complete_because, last_error, parked, renamed_from";
 
@@ -248,6 +257,23 @@ impl Reader<'_> {
             row.optional_time(0)
         })?;
         Ok(next.flatten())
+    }
+
+    /// How many paths wait that are not parked. Looks at the whole queue of the pair.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn waiting(&self, pair: PairId) -> Result<Waiting, StoreError> {
+        let sql = "SELECT count(*) FILTER (WHERE observed IS NULL AND renamed_from IS NULL), count(*) \
+                   FROM dirty WHERE pair = ?1 AND parked IS NULL";
+        let found = self.one("read the queue", sql, [pair.0], |row| {
+            let (gone, all) = (row.number(0)?, row.number(1)?);
+            Ok(Waiting {
+                gone,
+                others: all.saturating_sub(gone),
+            })
+        })?;
+        Ok(found.unwrap_or_default())
     }
 
     /// Whether a path waits for a time behind `horizon`.

@@ -23,6 +23,7 @@
 //! the caller who did it. Promises K1, K3, K10, K11.
 #![cfg(unix)]
 
+pub mod alerts;
 pub mod chain;
 mod codec;
 pub mod custody;
@@ -30,11 +31,14 @@ pub mod deletions;
 pub mod dirty;
 pub mod endpoints;
 mod error;
+pub mod events;
 pub mod history;
 pub mod holds;
 pub mod in_flight;
 pub mod intents;
+pub mod jobs;
 mod open;
+pub mod outbox;
 pub mod pairs;
 pub mod partials;
 mod process;

@@ -15,10 +15,11 @@ pub const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;
 /// `KNRR`, in SQLite's header.
 pub(crate) const APPLICATION_ID: i32 = 0x4b4e_5252;
 
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     include_str!("schema/0001.sql"),
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
+    include_str!("schema/0004.sql"),
 ];
 
 /// No program ever gets so far: a larger version in a file is damage.

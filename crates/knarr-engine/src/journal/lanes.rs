@@ -14,8 +14,13 @@ use crate::holds::take_approval;
 use crate::oneshot::Report;
 
 impl Journal {
-    /// Ends the run.
-    pub(crate) async fn finish(&self, event: RunEvent, report: &Report) -> Result<(), EngineError> {
+    /// Ends the run, with a word on why it ended so.
+    pub(crate) async fn finish(
+        &self,
+        event: RunEvent,
+        report: &Report,
+        message: Option<String>,
+    ) -> Result<(), EngineError> {
         let counts = RunCounts {
             seen: report.source_entries,
             created: report.created,
@@ -30,8 +35,11 @@ impl Journal {
             moved_bytes: report.sent_bytes,
         };
         let run = self.run;
-        self.write(move |tx, _| tx.finish_run(run, event, &counts, None).map(drop))
-            .await
+        self.write(move |tx, _| {
+            tx.finish_run(run, event, &counts, message.as_deref())
+                .map(drop)
+        })
+        .await
     }
 
     /// Begins to work on a watched directory: what an earlier process had in flight is not any more.

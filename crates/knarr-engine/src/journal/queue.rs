@@ -90,6 +90,27 @@ impl Journal {
         Ok(Some(now))
     }
 
+    /// Whether nothing waits but what is parked, and, if deletions are held, those.
+    pub(crate) async fn is_drained(&self, deletions_are_held: bool) -> Result<bool, EngineError> {
+        let pair = self.pair;
+        self.read(move |reader| {
+            let left = reader.waiting(pair)?;
+            Ok(left.others == 0 && (left.gone == 0 || deletions_are_held))
+        })
+        .await
+    }
+
+    /// How many deletions wait for a person's approval.
+    pub(crate) async fn held_deletions(&self) -> Result<u64, EngineError> {
+        let pair = self.pair;
+        self.read(move |reader| {
+            let held = reader.held(pair)?;
+            let waits = held.is_some_and(|hold| hold.approval.is_none());
+            Ok(if waits { reader.waiting(pair)?.gone } else { 0 })
+        })
+        .await
+    }
+
     /// Takes a path from the queue, unless it was observed again.
     pub(crate) async fn settle(&self, dirty: &Dirty) -> Result<(), EngineError> {
         self.record(vec![Change::Settle {

@@ -16,13 +16,13 @@ use knarr_remote::local::Looked;
 use knarr_remote::{Committed, ErrorKind, NewNode, Reader, RemoteError, WriteOptions};
 use knarr_store::dirty::{Dirty, Seen};
 
-use crate::context::Context;
+use crate::context::{Context, Tally};
 use crate::error::EngineError;
 use crate::journal::Change;
 use crate::node::finish::Standing;
 use crate::node::observe::{AT_REST, Mark};
 use crate::node::place::Decided;
-use crate::node::spec::WatchJob;
+use crate::node::spec::{Looks, WatchJob};
 use crate::observer::{Event, Trouble};
 use crate::put::{self, PutError};
 use crate::transfer::{self, Moved, Opened, Transfer, TransferError};
@@ -125,7 +125,8 @@ impl Delivering {
     ) -> Result<Outcome, PutError> {
         let path = &dirty.path;
         let Looked { now, reader } = looked;
-        let now = now.map_err(PutError::Remote)?;
+        let at_source = |error| PutError::Transfer(TransferError::Source(error));
+        let now = now.map_err(at_source)?;
         let entry = now.filter(|entry| is_meant(&self.job, entry, dirty.kind));
         if let Some(from) = &dirty.renamed_from {
             if let Some(entry) = &entry
@@ -184,10 +185,11 @@ impl Delivering {
             .filter
             .takes_entry(&entry, self.context.clock.now())
         {
-            return Ok(match self.job.filter.min_age {
+            return Ok(match (self.job.filter.min_age, self.job.looks) {
                 // It gets older by itself.
-                Some(_) => Outcome::Unsettled,
-                None => self.settle(dirty, Vec::new()).await?,
+                (Some(_), Looks::Always) => Outcome::Unsettled,
+                // The next run looks again.
+                _ => self.settle(dirty, Vec::new()).await?,
             });
         }
         if entry.kind == Kind::Symlink && self.job.symlinks != SymlinkPolicy::Keep {
@@ -237,6 +239,7 @@ impl Delivering {
         record.destination = self.shown(&destination_path);
         record.source_hash = facts.source_hash;
         record.moved_bytes = facts.sent;
+        Tally::add(&self.context.tally.sent, facts.sent);
         record.steps = facts.steps;
         record.evidence = committed.evidence.clone();
         let synced = put::synced(
@@ -279,6 +282,7 @@ impl Delivering {
             Change::Custody(Box::new(record)),
         ];
         let outcome = self.settle(dirty, changes).await?;
+        Tally::add(&self.context.tally.adopted, 1);
         let (path, action) = (&dirty.path, Action::Adopted);
         self.context.observer.event(&Event::Finished {
             path,
@@ -303,7 +307,8 @@ impl Delivering {
             .observed
             .as_ref()
             .is_some_and(|observed| !observed.still_describes(entry));
-        if by_rest && moved {
+        // A run does not wait for who goes on writing: the next one looks again.
+        if by_rest && moved && self.job.looks == Looks::Always {
             let mark = Mark {
                 path: dirty.path.clone(),
                 kind: entry.kind,
@@ -492,6 +497,9 @@ impl Delivering {
             .journal
             .record(vec![Change::Custody(Box::new(record))])
             .await?;
+        if action == Action::Parked {
+            Tally::add(&self.context.tally.failed, 1);
+        }
         let kind = match action {
             Action::Problem | Action::Parked => Trouble::Problem,
             _ => Trouble::Error,

@@ -8,6 +8,7 @@ use knarr_core::tree::Synced;
 use knarr_remote::{ErrorKind, Removal, RenameOptions, Replace};
 use knarr_store::dirty::Dirty;
 
+use crate::context::Tally;
 use crate::journal::Change;
 use crate::node::deliver::{Deletions, Delivering, Outcome};
 use crate::observer::Event;
@@ -70,6 +71,7 @@ impl Delivering {
         match result.unwrap_or(Ok(())) {
             Ok(()) => {
                 self.remove_emptied(&dirty.path).await;
+                Tally::add(&self.context.tally.deleted, 1);
                 let (path, action) = (&dirty.path, Action::Deleted);
                 self.context.observer.event(&Event::Finished {
                     path,

@@ -5,31 +5,29 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use knarr_core::plan::{Mode, Policy, Side};
+use knarr_core::plan::Side;
 use knarr_fs::Root;
 use knarr_fs::watch::{WatchEvent, Watcher};
-use knarr_remote::Remote;
 use knarr_remote::local::LocalRemote;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::commit::CommitQueue;
-use crate::context::{Context, Tally};
+use crate::context::Context;
 use crate::error::EngineError;
 use crate::journal::{Journal, PairLabel};
 use crate::lock::PairLock;
-use crate::node::deliver::Delivering;
 use crate::node::drift::Drift;
 use crate::node::health::Circuit;
 use crate::node::observe::{Ended, Observing};
+use crate::node::parts::Parts;
 use crate::node::progress::Progress;
 use crate::node::scan::Scanning;
 use crate::node::scans::Scans;
 use crate::node::spec::WatchJob;
-use crate::node::work::{Guard, Working};
-use crate::observer::{Event, Observer, Trouble};
+use crate::node::work::{Until, Working};
+use crate::observer::{Event, Trouble};
 use crate::oneshot::Environment;
 use crate::tidy::{self, Sweep};
 
@@ -136,7 +134,7 @@ impl Lane {
         let watched = watcher.is_some();
         let guard = cancel.clone().drop_guard();
         let (worked, observed, scanned, shown, compared, tidied) = tokio::join!(
-            cancelling(&cancel, working.run()),
+            cancelling(&cancel, working.run(Until::Asked)),
             cancelling(&cancel, observe(observing, watcher)),
             cancelling(&cancel, self.scanning(&incarnation, watched, trusted)),
             cancelling(&cancel, progress.write(journal, &cancel)),
@@ -184,54 +182,19 @@ impl Lane {
         tasks: &TaskTracker,
         progress: Arc<Progress>,
     ) -> Working {
-        let job = &self.job;
-        let source: Arc<dyn Remote> = Arc::new(LocalRemote::new(self.source.clone()));
-        let circuit = Circuit::new(
-            Arc::clone(&job.destination),
-            incarnation.journal.clone(),
-            job.retry,
-            &Environment {
-                cancel: incarnation.cancel.clone(),
-                ..self.environment.clone()
-            },
-        );
-        let spec_policy = Policy {
-            symlinks: job.symlinks,
-            ..Policy::new(Mode::Copy)
-        };
-        let policy =
-            crate::oneshot::adjusted_policy(spec_policy, &source, &job.destination, &job.after);
-        let transfers = job
-            .transfers
-            .unwrap_or(job.destination.describe().capabilities.transfers)
-            .max(1);
-        let context = Arc::new(Context {
-            source,
-            destination: Arc::clone(&job.destination),
-            journal: incarnation.journal.clone(),
-            policy,
-            verify: job.verify,
-            after: job.after.clone(),
-            retry: job.retry,
-            observer: Arc::clone(&progress) as Arc<dyn Observer>,
-            clock: Arc::clone(&self.environment.clock),
+        let environment = Environment {
             cancel: incarnation.cancel.clone(),
-            commits: CommitQueue::start(tasks, &incarnation.journal),
-            slots: Arc::new(Semaphore::new(transfers)),
-            tally: Tally::default(),
-            tasks: tasks.clone(),
-        });
-        Working {
-            delivering: Arc::new(Delivering {
-                job: Arc::clone(job),
-                context,
-            }),
-            circuit,
+            ..self.environment.clone()
+        };
+        let parts = Parts {
+            job: &self.job,
+            source: Arc::new(LocalRemote::new(self.source.clone())),
+            journal: &incarnation.journal,
+            environment: &environment,
+            tasks,
             progress,
-            wake: Arc::clone(&incarnation.wake),
-            scans: incarnation.scans.clone(),
-            guard: Guard::default(),
-        }
+        };
+        parts.working(&incarnation.wake, &incarnation.scans)
     }
 
     fn observing(&self, incarnation: &Incarnation) -> Observing {

@@ -14,11 +14,23 @@ use knarr_core::{Kind, RelPath};
 use knarr_remote::Remote;
 use knarr_steps::StepSpec;
 
-/// A job that watches directories and delivers what appears in them.
+/// When a job looks at its source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Looks {
+    /// All the time: it watches.
+    Always,
+    /// Once in each run.
+    InRuns,
+}
+
+/// A job that delivers what appears at its source: in directories that it watches, or at a place that it
+/// looks at in runs.
 #[derive(Debug, Clone)]
 pub struct WatchJob {
     /// Its name.
     pub name: String,
+    /// When it looks.
+    pub looks: Looks,
     /// The watched directories.
     pub sources: Vec<PathBuf>,
     /// Which files are meant.

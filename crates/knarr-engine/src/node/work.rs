@@ -5,14 +5,14 @@
 //! while its path is in flight bumps the path's generation; the path stays dirty and comes again.
 
 use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use knarr_core::job::Deletes;
 use knarr_core::record::Action;
 use knarr_core::{RelPath, Timestamp};
-use knarr_remote::Retry;
+use knarr_remote::{ErrorKind, RemoteError, Retry};
 use knarr_store::dirty::{Dirty, Next};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -23,6 +23,7 @@ use crate::node::deliver::{Deletions, Delivering, Found, Outcome};
 use crate::node::health::Circuit;
 use crate::node::progress::Progress;
 use crate::node::scans::Scans;
+use crate::node::spec::Looks;
 use crate::put::PutError;
 
 /// How many paths are in flight at most, staged ones included.
@@ -33,6 +34,9 @@ const READY: usize = 512;
 const IDLE: Duration = Duration::from_secs(30);
 /// How often it is looked whether what is held is to be held still.
 const JUDGE: Duration = Duration::from_secs(5);
+
+/// How long a run waits for a destination that is down.
+const DOWN_LIMIT: Duration = Duration::from_secs(900);
 
 /// How much longer than its longest wait a path may have to wait before the clock is taken to have been
 /// set back.
@@ -47,6 +51,17 @@ pub(crate) struct Working {
     pub(crate) wake: Arc<Notify>,
     pub(crate) scans: Scans,
     pub(crate) guard: Guard,
+    /// Which place does not answer any more, and why, once a run cannot go on because of that.
+    pub(crate) given_up: Arc<OnceLock<RemoteError>>,
+}
+
+/// How long a worker works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Until it is asked to stop.
+    Asked,
+    /// Until nothing is left to do but what a person has to act on, too.
+    Drained,
 }
 
 /// What the worker knows of held and approved deletions.
@@ -80,11 +95,11 @@ struct Done {
 }
 
 impl Working {
-    /// Works until asked to stop; then what is in flight is finished or suspended.
+    /// Works; what is in flight at the end is finished or suspended.
     ///
     /// # Errors
     /// If the state could not be read or written.
-    pub(crate) async fn run(self) -> Result<(), EngineError> {
+    pub(crate) async fn run(self, until: Until) -> Result<(), EngineError> {
         let cancel = self.delivering.context.cancel.clone();
         let mut flights: JoinSet<Done> = JoinSet::new();
         let mut in_flight: BTreeSet<Box<[u8]>> = BTreeSet::new();
@@ -94,7 +109,11 @@ impl Working {
         while !cancel.is_cancelled() {
             if !self.circuit.is_up() {
                 self.drain(&mut flights, &mut in_flight).await?;
-                self.circuit.until_up().await;
+                if until == Until::Drained {
+                    self.wait_for_destination().await;
+                } else {
+                    self.circuit.until_up().await;
+                }
                 continue;
             }
             if look {
@@ -105,6 +124,9 @@ impl Working {
                 if look && in_flight.len() < WINDOW {
                     continue;
                 }
+            }
+            if until == Until::Drained && in_flight.is_empty() && self.is_drained().await? {
+                break;
             }
             let pause = if in_flight.len() < WINDOW {
                 self.pause(looked_at).await?
@@ -124,6 +146,24 @@ impl Working {
             look |= in_flight.len() <= WINDOW / 2;
         }
         self.drain(&mut flights, &mut in_flight).await
+    }
+
+    /// Waits for a destination that is down, for as long as a run may: it keeps others from their turn.
+    async fn wait_for_destination(&self) {
+        let waited = tokio::time::timeout(DOWN_LIMIT, self.circuit.until_up()).await;
+        if waited.is_err() {
+            let message = "it is down; what is left is delivered by the next run";
+            let error = RemoteError::new(ErrorKind::Unreachable, "deliver", message);
+            self.given_up.get_or_init(|| error);
+            self.delivering.context.cancel.cancel();
+        }
+    }
+
+    /// Whether nothing is left but what is parked, and deletions that are held.
+    async fn is_drained(&self) -> Result<bool, EngineError> {
+        let held = self.delivering.job.deletes != Deletes::Keep
+            && self.guard.is_open.load(Ordering::Relaxed);
+        self.delivering.context.journal.is_drained(held).await
     }
 
     async fn drain(
@@ -264,6 +304,10 @@ impl Working {
             // It was looked at; or we were asked to stop, and it stays in the queue.
             Outcome::Rescan(_) if context.cancel.is_cancelled() => Ok(()),
             Outcome::Rescan(_) => journal.settle(&dirty).await,
+            // The next run looks again.
+            Outcome::Unsettled if self.delivering.job.looks == Looks::InRuns => {
+                journal.settle(&dirty).await
+            }
             Outcome::Unsettled => {
                 let at = now.after(self.delivering.job.settle.max(Duration::from_secs(1)));
                 journal.postpone(&dirty, at).await
@@ -292,6 +336,16 @@ impl Working {
             return Ok(());
         }
         let message = crate::error::chain(error);
+        if error.retry() == Retry::EndpointDown
+            && error.is_at_source()
+            && let Some(remote) = error.remote()
+        {
+            // Nothing else will go better until it is back.
+            journal.postpone(dirty, now).await?;
+            self.given_up.get_or_init(|| remote.summary());
+            self.delivering.context.cancel.cancel();
+            return Ok(());
+        }
         if error.retry() == Retry::EndpointDown {
             // The endpoint's fault, not the file's: it does not count as an attempt.
             if let Some(remote) = error.remote() {
@@ -307,6 +361,9 @@ impl Working {
                 tokio::task::yield_now().await;
                 return Ok(());
             }
+        }
+        if error.is_changed() && self.delivering.job.looks == Looks::InRuns {
+            return journal.settle(dirty).await;
         }
         if error.is_changed() {
             // Still being written: the close, or the next look, says when it is at rest.
@@ -348,7 +405,10 @@ async fn deliver(
     deletions: Deletions,
 ) -> Done {
     let (dirty, outcome) = delivering.deliver(found, deletions).await;
-    if let Ok(Outcome::Rescan(below)) = &outcome {
+    // A run looks once, at everything.
+    if let Ok(Outcome::Rescan(below)) = &outcome
+        && delivering.job.looks == Looks::Always
+    {
         let looked_at = scans.want_and_wait(below.clone());
         tokio::select! {
             () = delivering.context.cancel.cancelled() => {}

@@ -9,6 +9,8 @@ mod care;
 mod local;
 mod node;
 mod node_after;
+mod outbox;
+mod pickup;
 mod recovery;
 mod support;
 mod two_way;

@@ -24,7 +24,7 @@ impl Running {
     pub(crate) fn start(world: &World, job: WatchJob) -> Self {
         let environment = world.environment.clone();
         Self {
-            task: tokio::spawn(async move { node::run(vec![job], &environment).await }),
+            task: tokio::spawn(async move { node::run(vec![job], Vec::new(), &environment).await }),
         }
     }
 

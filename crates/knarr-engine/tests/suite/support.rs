@@ -10,7 +10,7 @@ use knarr_core::plan::{Brake, IfExists, Mode, Policy, SymlinkPolicy};
 use knarr_core::retry::RetryPolicy;
 use knarr_core::template::Template;
 use knarr_core::time::SystemClock;
-use knarr_engine::node::WatchJob;
+use knarr_engine::node::{Looks, WatchJob};
 use knarr_engine::observer::Collecting;
 use knarr_engine::oneshot::{Environment, OneShot, Report};
 use knarr_engine::{EngineError, Observer};
@@ -140,6 +140,7 @@ pub(crate) fn command(
 pub(crate) fn watch_job(name: &str, source: &Path, destination: Arc<dyn Remote>) -> WatchJob {
     WatchJob {
         name: name.to_owned(),
+        looks: Looks::Always,
         sources: vec![source.to_path_buf()],
         filter: Arc::new(Filter::new([], knarr_core::filter::TEMPORARY_NAMES).unwrap()),
         settle: Duration::from_millis(300),

@@ -27,11 +27,17 @@ pub enum Extension {
     ExpandPath,
     /// `copy-data`: copies between two open files on the server.
     CopyData,
+    /// `check-file-handle`: hashes an open file on the server.
+    CheckFileHandle,
+    /// `check-file-name`: hashes a file on the server.
+    CheckFileName,
+    /// `users-groups-by-id@openssh.com`: names of numeric users and groups.
+    UsersGroupsById,
 }
 
 impl Extension {
     /// All extensions that are known here.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 12] = [
         Self::PosixRename,
         Self::Statvfs,
         Self::Fstatvfs,
@@ -41,6 +47,9 @@ impl Extension {
         Self::Limits,
         Self::ExpandPath,
         Self::CopyData,
+        Self::CheckFileHandle,
+        Self::CheckFileName,
+        Self::UsersGroupsById,
     ];
 
     /// Its name on the wire.
@@ -56,6 +65,9 @@ impl Extension {
             Self::Limits => "limits@openssh.com",
             Self::ExpandPath => "expand-path@openssh.com",
             Self::CopyData => "copy-data",
+            Self::CheckFileHandle => "check-file-handle",
+            Self::CheckFileName => "check-file-name",
+            Self::UsersGroupsById => "users-groups-by-id@openssh.com",
         }
     }
 

@@ -12,6 +12,7 @@
 //! * An encoder appends header and payload to one buffer, or leaves the buffer as it was.
 
 mod attributes;
+mod extended;
 mod extensions;
 mod fields;
 mod reply;
@@ -20,9 +21,10 @@ mod request;
 use bytes::Bytes;
 
 pub use attributes::{Attributes, FileType, Owner, Times};
+pub use extended::ExtendedRequest;
 pub use extensions::{Extension, Extensions, FilesystemStatistics, ServerLimits};
 pub use reply::{NameEntry, Reply, ServerPacket, Status, StatusCode};
-pub use request::{ClientPacket, ExtendedRequest, OpenFlags, Request, encode_write_header};
+pub use request::{ClientPacket, OpenFlags, Request, encode_write_header};
 
 /// The version of the protocol that is spoken here.
 pub const VERSION: u32 = 3;

@@ -55,6 +55,27 @@ fn extended_request() -> impl Strategy<Value = ExtendedRequest> {
                 to_offset
             }
         ),
+        (string(), string(), any::<(u64, u64, u32)>(), any::<bool>()).prop_map(
+            |(subject, algorithms, (offset, length, block_bytes), is_open)| if is_open {
+                ExtendedRequest::CheckFileHandle {
+                    handle: subject,
+                    algorithms,
+                    offset,
+                    length,
+                    block_bytes,
+                }
+            } else {
+                ExtendedRequest::CheckFileName {
+                    path: subject,
+                    algorithms,
+                    offset,
+                    length,
+                    block_bytes,
+                }
+            }
+        ),
+        (string(), string())
+            .prop_map(|(users, groups)| ExtendedRequest::UsersGroupsById { users, groups }),
         (string(), string()).prop_map(|(name, payload)| ExtendedRequest::Other { name, payload }),
     ]
 }

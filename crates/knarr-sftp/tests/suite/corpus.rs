@@ -203,8 +203,35 @@ fn requests() -> Vec<(&'static str, Request)> {
                 from: handle.clone(),
                 from_offset,
                 length,
-                to: handle,
+                to: handle.clone(),
                 to_offset,
+            },
+        ),
+        (
+            "check-file-handle",
+            ExtendedRequest::CheckFileHandle {
+                handle,
+                algorithms: bytes(b"sha256,md5"),
+                offset: 1,
+                length: 0,
+                block_bytes: 256,
+            },
+        ),
+        (
+            "check-file-name",
+            ExtendedRequest::CheckFileName {
+                path: bytes(b"/srv/f"),
+                algorithms: bytes(b"md5"),
+                offset: 0,
+                length: u64::MAX,
+                block_bytes: 0,
+            },
+        ),
+        (
+            "users-groups-by-id",
+            ExtendedRequest::UsersGroupsById {
+                users: bytes(b"\0\0\0\0\0\0\x03\xe8"),
+                groups: bytes(b"\0\0\0\0"),
             },
         ),
         (

@@ -31,7 +31,7 @@ use bytes::{Buf as _, Bytes};
 use self::buffers::Buffers;
 use self::codec::{Codec, Fault};
 use crate::error::{Limit, StepError};
-use crate::format::{Detection, Format, MAGIC_BYTES, Match, detect};
+use crate::format::{Detection, Format, MAGIC_BYTES, Match, detect, output_name};
 use crate::spec::{DecompressOptions, Unrecognised};
 #[cfg(doc)]
 use crate::step::CHUNK_BYTES;
@@ -342,6 +342,14 @@ impl Step for Decompress {
             input_bytes,
             output_bytes,
             members,
+            note: None,
+        }
+    }
+
+    fn output_name(&self, name: &[u8]) -> Vec<u8> {
+        match self.summary().format {
+            Some(format) => output_name(name, format),
+            None => name.to_vec(),
         }
     }
 }

@@ -63,6 +63,7 @@ fn what_is_stored_as_json_is_read_back_the_same() {
         input_bytes: 1,
         output_bytes: 1,
         members: 0,
+        note: None,
     };
     let json = serde_json::to_string(&summary).unwrap();
     assert_eq!(
@@ -85,4 +86,120 @@ fn the_schema_knows_both_forms_and_every_option() {
         );
     }
     assert!(options["required"].is_null(), "every option has a default");
+}
+
+#[test]
+fn every_step_can_be_written_and_is_stored_the_same() {
+    for (yaml, name) in [
+        ("[compress]", "compress"),
+        ("[{ compress: xz }]", "compress"),
+        ("[{ compress: { format: zstd, level: 19 } }]", "compress"),
+        ("[extract]", "extract"),
+        (
+            "[{ extract: { max_output: 1GiB, max_entries: 10, links: refuse } }]",
+            "extract",
+        ),
+        ("[archive]", "archive"),
+        ("[{ archive: zip }]", "archive"),
+        (
+            "[{ archive: { format: tar.gz, name: out/all.tar.gz, level: 9 } }]",
+            "archive",
+        ),
+        (
+            "[{ decrypt: { pgp: our-key, signed_by: [partner.asc] } }]",
+            "decrypt",
+        ),
+        ("[{ decrypt: { age: { identity: our-age } } }]", "decrypt"),
+        ("[{ verify: { signed_by: [partner.asc] } }]", "verify"),
+        (
+            "[{ encrypt: { pgp: { recipients: [p.asc], sign_with: our-key } } }]",
+            "encrypt",
+        ),
+        (
+            "[{ encrypt: { age: { recipients: [age1x, team.txt] }, encoding: armor } }]",
+            "encrypt",
+        ),
+        (
+            "[{ sign: { pgp: our-key, passphrase: our-pass, mode: detached } }]",
+            "sign",
+        ),
+        ("[checksum]", "checksum"),
+        ("[{ checksum: md5 }]", "checksum"),
+        ("[{ checksum: { algorithm: sha512 } }]", "checksum"),
+    ] {
+        let step = steps(yaml)
+            .unwrap_or_else(|error| panic!("{yaml}: {error}"))
+            .remove(0);
+        assert_eq!(step.name(), name, "{yaml}");
+        let json = serde_json::to_string(&step).unwrap();
+        assert_eq!(
+            serde_json::from_str::<StepSpec>(&json).unwrap(),
+            step,
+            "{json}"
+        );
+    }
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_with_what_would() {
+    for (yaml, says) in [
+        ("[decrypt]", "keys"),
+        ("[{ decrypt: {} }]", "pgp: name-of-a-secret"),
+        ("[{ decrypt: { pgp: a, age: { identity: b } } }]", "either"),
+        (
+            "[{ decrypt: { age: { identity: b }, signed_by: [c] } }]",
+            "age knows neither",
+        ),
+        ("[{ decrypt: { pgp: a, signd_by: [b] } }]", "signed_by"),
+        ("[{ verify: { signed_by: [] } }]", "names no key"),
+        ("[{ encrypt: { pgp: { recipients: [] } } }]", "nobody"),
+        ("[{ encrypt: { age: { recipients: [] } } }]", "nobody"),
+        ("[{ encrypt: { encoding: armor } }]", "either"),
+        (
+            "[{ encrypt: { pgp: { recipients: [a], passphrase: b } } }]",
+            "sign_with",
+        ),
+        ("[{ compress: lzma }]", "zstd"),
+        ("[{ compress: { format: gzip, level: 0 } }]", "1 to 9"),
+        ("[{ archive: rar }]", "tar.zst"),
+        ("[{ archive: { format: tar, level: 3 } }]", "not compressed"),
+        ("[{ archive: { name: ../x.zip } }]", "`..`"),
+        ("[{ checksum: crc32 }]", "sha256"),
+        ("[{ extract: { links: keep } }]", "inside"),
+    ] {
+        let error = steps(yaml).unwrap_err();
+        assert!(error.contains(says), "{yaml}: {error}");
+    }
+}
+
+#[test]
+fn h25_a_step_refers_to_keys_by_name_and_says_which() {
+    let yaml =
+        "[{ encrypt: { pgp: { recipients: [a.asc, b.asc], sign_with: k, passphrase: p } } }]";
+    let references = steps(yaml).unwrap().remove(0).references();
+    assert_eq!(references.secrets, ["k", "p"]);
+    assert_eq!(references.files, ["a.asc", "b.asc"]);
+    let yaml = "[{ encrypt: { age: { recipients: [age1qqq, team.txt] } } }]";
+    let references = steps(yaml).unwrap().remove(0).references();
+    assert_eq!(
+        (references.secrets.len(), references.files),
+        (0, vec!["team.txt".to_owned()])
+    );
+    assert_eq!(
+        StepSpec::extract().references(),
+        knarr_steps::References::default()
+    );
+}
+
+#[test]
+fn every_example_of_the_documentation_can_be_read() {
+    let text = include_str!("../../../../docs/steps.md");
+    let examples: Vec<&str> = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("steps: "))
+        .collect();
+    assert!(examples.len() > 15, "{}", examples.len());
+    for example in examples {
+        steps(example).unwrap_or_else(|error| panic!("{example}: {error}"));
+    }
 }

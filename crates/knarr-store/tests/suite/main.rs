@@ -18,6 +18,7 @@ mod history;
 mod intents;
 mod odds;
 mod opening;
+mod outbox;
 mod runs;
 mod secrets;
 mod synced;

@@ -7,12 +7,14 @@ pub(crate) mod context;
 mod doctor;
 mod history;
 mod init;
+mod job;
 mod look;
 mod oneshot;
 mod plan;
 mod queue;
 mod run;
 mod secret;
+mod sftp_server;
 mod shell;
 mod stop;
 mod trace;
@@ -91,6 +93,7 @@ enum Command {
     Init(init::InitArguments),
     Check(check::CheckArguments),
     Doctor(doctor::DoctorArguments),
+    Job(job::JobArguments),
     Status(queue::StatusArguments),
     Queue(queue::QueueArguments),
     Trace(trace::TraceArguments),
@@ -98,6 +101,7 @@ enum Command {
     Approve(approve::ApproveArguments),
     Audit(audit::AuditArguments),
     Secret(secret::SecretArguments),
+    SftpServer(sftp_server::SftpServerArguments),
     Schema(shell::SchemaArguments),
     Completions(shell::CompletionsArguments),
     Man(shell::ManArguments),
@@ -147,6 +151,7 @@ fn dispatch(command: Command, context: &Context) -> CommandResult {
         Command::Apply(arguments) => plan::apply(&arguments, context, &mut output),
         Command::Ls(arguments) => look::ls(&arguments, context, &mut output),
         Command::Stat(arguments) => look::stat(&arguments, context, &mut output),
+        Command::Job(arguments) => job::run(&arguments, context, &mut output),
         Command::Status(arguments) => queue::status(&arguments, context, &mut output),
         Command::Queue(arguments) => queue::queue(&arguments, context, &mut output),
         Command::Trace(arguments) => trace::run(&arguments, context, &mut output),
@@ -154,6 +159,7 @@ fn dispatch(command: Command, context: &Context) -> CommandResult {
         Command::Approve(arguments) => approve::run(&arguments, context, &mut output),
         Command::Audit(arguments) => audit::run(&arguments, context, &mut output),
         Command::Secret(arguments) => secret::run(&arguments, context, &mut output),
+        Command::SftpServer(arguments) => sftp_server::run(&arguments),
         Command::Init(arguments) => init::run(&arguments, context, &mut output),
         Command::Check(arguments) => check::run(&arguments, context, &mut output),
         Command::Doctor(arguments) => doctor::run(&arguments, context, &mut output),

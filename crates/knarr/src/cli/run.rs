@@ -1,28 +1,24 @@
 //! `run`: the node, which does all jobs of the configuration until it is stopped.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use knarr_core::plan::Brake;
-use knarr_engine::node::{self, WatchJob};
-use knarr_remote::decorate::limit::Bandwidth;
+use knarr_engine::node;
 
 use crate::cli::context::Context;
+use crate::cli::job::{engine_job, scheduled_job};
 use crate::cli::oneshot::{Watching, environment, told};
 use crate::command_error::{CommandError, CommandResult, Outcome};
 use crate::config::{Config, Job};
-use crate::location::{Asking, Opener, Role, limited};
+use crate::location::{Asking, Opener};
 use crate::output::Output;
 
-/// How long a file has to be at rest where nothing better says that it is complete, unless `settle` does.
-const USUAL_SETTLE: Duration = Duration::from_secs(5);
 /// How long what is in flight may take to stop.
 const STOPPING: Duration = Duration::from_secs(10);
 
 /// Run all jobs of the configuration, until SIGTERM
 ///
-/// Watches, delivers, records, and repeats what failed. On SIGTERM or SIGINT what is in flight is
+/// Watches, runs by the clock, delivers, records, and repeats what failed. On SIGTERM or SIGINT what is in flight is
 /// finished or kept for the next time, within 10 seconds. `knarr status`, `queue`, `trace` and the
 /// one-shot commands work while it runs.
 #[derive(Debug, Args)]
@@ -45,14 +41,18 @@ pub(crate) fn run(
     let runtime = context.runtime()?;
     let result = runtime.block_on(async {
         let opener = Opener::with_config(context, config, Asking::Nobody);
-        let mut watch_jobs = Vec::with_capacity(jobs.len());
+        let (mut watching_jobs, mut scheduled) = (Vec::new(), Vec::new());
         for job in jobs {
-            watch_jobs.push(watch_job(job, &opener).await?);
+            if job.from.is_some() {
+                scheduled.push(scheduled_job(job, &opener).await?);
+            } else {
+                watching_jobs.push(engine_job(job, &opener).await?);
+            }
         }
         let watching = Watching::lines();
         let environment = environment(context, &opener, &watching).await?;
         tracing::info!(
-            jobs = watch_jobs.len(),
+            jobs = watching_jobs.len() + scheduled.len(),
             state = %environment.store.directory().display(),
             "running"
         );
@@ -61,7 +61,7 @@ pub(crate) fn run(
             tokio::time::sleep(STOPPING).await;
         };
         tokio::select! {
-            ended = node::run(watch_jobs, &environment) => ended.map_err(told)?,
+            ended = node::run(watching_jobs, scheduled, &environment) => ended.map_err(told)?,
             () = stopped => tracing::warn!("something did not stop in time; it is resumed next time"),
         }
         tracing::info!("stopped");
@@ -92,33 +92,4 @@ fn chosen(arguments: &RunArguments, config: &Config) -> Result<Vec<Job>, Command
         .filter(|job| arguments.job.is_empty() || arguments.job.contains(&job.name))
         .cloned()
         .collect())
-}
-
-async fn watch_job(job: Job, opener: &Opener<'_>) -> Result<WatchJob, CommandError> {
-    let opened = opener.open(&job.to.base, Role::Destination).await?;
-    let destination = match job.bandwidth_bytes_per_second {
-        Some(rate) => limited(opened.remote, &Bandwidth::new(rate)),
-        None => opened.remote,
-    };
-    Ok(WatchJob {
-        name: job.name,
-        sources: job.watch,
-        filter: Arc::new(job.filter),
-        settle: job.settle.unwrap_or(USUAL_SETTLE),
-        steps: job.steps,
-        destination,
-        template: job.to.template,
-        time_zone: job.time_zone,
-        after: job.after,
-        deletes: job.deletes,
-        if_exists: job.if_exists,
-        symlinks: job.symlinks,
-        verify: job.verify.or(opened.verify).unwrap_or_default(),
-        retry: job.retry,
-        rescan: job.rescan,
-        poll: job.poll,
-        verify_destination: job.verify_destination,
-        transfers: opened.limits.transfers,
-        brake: Brake::default(),
-    })
 }

@@ -1,6 +1,7 @@
 //! From shapes to checked, complete values. Goes on after an error, so that all are told at once.
 
 mod endpoints;
+mod schedule;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -14,6 +15,7 @@ use knarr_core::retry::RetryPolicy;
 use knarr_core::template::Template;
 use knarr_core::units::{ByteSize, Span};
 use knarr_core::{RelPath, path::PathError};
+use knarr_steps::StepSpec;
 
 use crate::config::node::{Key, Node, Value};
 use crate::config::problem::Problem;
@@ -142,16 +144,22 @@ impl Checker<'_> {
                 config.endpoints.insert(key.name.clone(), endpoint);
             }
         }
-        let mut positions = BTreeMap::new();
+        let (mut positions, mut followers) = (BTreeMap::new(), BTreeMap::new());
         for (key, node) in self.section(root, "jobs") {
             self.name_of("job", "jobs", key);
             let place = format!("jobs.{}", key.name);
             if let Some(shape) = self.keep(read::<JobShape>(node, &place, &key.span)) {
                 positions.insert(key.name.clone(), shape.to.span.clone());
+                if let Some(before) = &shape.after_job {
+                    followers.insert(key.name.clone(), before.span.clone());
+                }
                 if let Some(job) = self.job(key, shape, Place(&place)) {
                     config.jobs.insert(key.name.clone(), job);
                 }
             }
+        }
+        for (job, problem) in schedule::wrong_followers(&config.jobs) {
+            self.problems.push(problem.at(followers.get(&job).cloned()));
         }
         for (job, message) in loops::find(&config) {
             let span = positions.get(&job).cloned().unwrap_or(0..0);
@@ -217,7 +225,8 @@ impl Checker<'_> {
     }
 
     fn job(&mut self, key: &Key, shape: JobShape, place: Place<'_>) -> Option<Job> {
-        let watch = self.watch(&shape.watch, key, place);
+        let watch = self.watch(&shape.watch, place);
+        let from = self.from(&shape, key, place);
         let filter = self.filter(&shape.matching, place);
         let to = self.destination(&shape.to, place);
         let retry = self.retry(&shape.retry, place);
@@ -226,6 +235,14 @@ impl Checker<'_> {
         if shape.steps.value.len() > knarr_steps::MAX_STEPS {
             let message = format!("at most {} steps are possible", knarr_steps::MAX_STEPS);
             self.problem(place.of("steps"), &shape.steps.span, message);
+        }
+        for step in &shape.steps.value {
+            // The library has them; what a job would do with several outputs, and with keys, comes later.
+            if !matches!(step, StepSpec::Decompress(_) | StepSpec::Compress(_)) {
+                let message = format!("jobs cannot do the step `{}` yet", step.name());
+                let help = "possible are `decompress` and `compress`";
+                self.helped(place.of("steps"), &shape.steps.span, message, help);
+            }
         }
         if let Some(deletes) = &shape.deletes
             && deletes.value == Deletes::Mirror
@@ -261,16 +278,15 @@ impl Checker<'_> {
         let drift = pause(shape.verify_destination.as_ref(), usual_drift);
         let time_zone = match &shape.timezone {
             None => jiff::tz::TimeZone::system(),
-            Some(zone) => jiff::tz::TimeZone::get(&zone.value).unwrap_or_else(|_unknown| {
-                let message = format!("`{}` is not a time zone", zone.value);
-                let help = "write a name such as Europe/Berlin or UTC";
-                self.helped(place.of("timezone"), &zone.span, message, help);
-                jiff::tz::TimeZone::UTC
-            }),
+            Some(zone) => self.time_zone(zone, place.of("timezone")),
         };
+        let schedules = self.schedules(&shape, &time_zone, place);
         Some(Job {
             name: key.name.clone(),
             watch,
+            from,
+            schedules,
+            after_job: shape.after_job.map(|job| job.value),
             filter: filter?,
             temporary: shape.matching.temporary.unwrap_or_default(),
             settle: shape.matching.settle.map(|span| span.0),
@@ -290,10 +306,7 @@ impl Checker<'_> {
         })
     }
 
-    fn watch(&mut self, watch: &Many<At<String>>, key: &Key, place: Place<'_>) -> Vec<PathBuf> {
-        if watch.0.is_empty() {
-            self.problem(place.of("watch"), &key.span, "no directory is named");
-        }
+    fn watch(&mut self, watch: &Many<At<String>>, place: Place<'_>) -> Vec<PathBuf> {
         let mut paths: Vec<PathBuf> = Vec::new();
         for directory in &watch.0 {
             let written = &directory.value;
@@ -364,31 +377,37 @@ impl Checker<'_> {
         let (base, template) = split_destination(&to.value);
         let template = Template::parse(template)
             .map_err(|error| self.problem(place.of("to"), &to.span, error.to_string()));
-        let base = match Location::parse(base) {
-            Ok(location) => self.known_place(location, to, place),
+        let base = self.location(base, &to.span, place.of("to"));
+        Some(Destination {
+            written: to.value.clone(),
+            base: base?,
+            template: template.ok()?,
+        })
+    }
+
+    /// A location that exists as far as the configuration says, absolute if it is local.
+    fn location(&mut self, text: &str, span: &Range<usize>, place: String) -> Option<Location> {
+        match Location::parse(text) {
+            Ok(location) => self.known_place(location, span, place),
             Err(error) => {
                 let mut problem = Problem::new(error.to_string())
-                    .in_place(place.of("to"))
-                    .at(Some(to.span.clone()));
+                    .in_place(place)
+                    .at(Some(span.clone()));
                 if error == LocationError::Password {
                     problem = problem.hiding_span();
                 }
                 self.problems.push(problem);
                 None
             }
-        };
-        Some(Destination {
-            base: base?,
-            template: template.ok()?,
-        })
+        }
     }
 
     /// The location with its path made absolute, if its endpoint exists.
     fn known_place(
         &mut self,
         location: Location,
-        to: &At<String>,
-        place: Place<'_>,
+        span: &Range<usize>,
+        place: String,
     ) -> Option<Location> {
         match location {
             Location::Local { path } => Some(Location::Local {
@@ -405,7 +424,7 @@ impl Checker<'_> {
                     suggest::help(&name, &known, "known endpoints")
                 };
                 let message = format!("there is no endpoint `{name}`");
-                self.helped(place.of("to"), &to.span, message, &help);
+                self.helped(place, span, message, &help);
                 None
             }
             other @ (Location::Sftp { .. } | Location::Object { .. }) => Some(other),

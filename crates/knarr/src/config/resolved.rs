@@ -10,6 +10,7 @@ use knarr_core::job::{After, Deletes, Verify};
 use knarr_core::location::{Location, ObjectStoreKind};
 use knarr_core::plan::{IfExists, SymlinkPolicy};
 use knarr_core::retry::RetryPolicy;
+use knarr_core::schedule::Schedule;
 use knarr_core::template::Template;
 use knarr_steps::StepSpec;
 
@@ -144,13 +145,19 @@ impl ObjectSettings {
     }
 }
 
-/// A job that watches directories and delivers what comes.
+/// A job that delivers what comes to watched directories, or what a place has when it runs.
 #[derive(Debug, Clone)]
 pub struct Job {
     /// Its name.
     pub name: String,
-    /// The directories; absolute, none inside another.
+    /// The watched directories; absolute, none inside another. None of them if there is a `from`.
     pub watch: Vec<PathBuf>,
+    /// Where it takes files from when it runs. Local paths are absolute.
+    pub from: Option<Location>,
+    /// When it runs by itself.
+    pub schedules: Vec<Schedule>,
+    /// After which job it runs.
+    pub after_job: Option<String>,
     /// Which files are meant, with the temporary names left out as `temporary` says.
     pub filter: Filter,
     /// What to do with temporary names.
@@ -188,6 +195,8 @@ pub struct Job {
 /// A directory somewhere, and the template of the paths below it.
 #[derive(Debug, Clone)]
 pub struct Destination {
+    /// As it was written.
+    pub written: String,
     /// The directory: what stood before the first placeholder. Local paths are absolute.
     pub base: Location,
     /// The rest.

@@ -6,6 +6,7 @@ use std::fmt;
 
 use knarr_core::job::{After, Deletes, Verify};
 use knarr_core::plan::{IfExists, SymlinkPolicy};
+use knarr_core::schedule::{Missed, Overlap};
 use knarr_core::units::{ByteSize, Span};
 use knarr_steps::StepSpec;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -211,12 +212,22 @@ pub(super) struct LocalShape {
     pub(super) verify: Option<Verify>,
 }
 
-/// A job: watch directories, and deliver what comes.
+/// A job: deliver what comes to watched directories, or what a place has when the job runs.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct JobShape {
     /// The directory to watch, or a list of them; relative to the configuration file's.
+    #[serde(default)]
     pub(super) watch: Many<At<String>>,
+    /// Instead of `watch`: where to take files from whenever the job runs: a path, a URL or
+    /// `endpoint:path`. What was taken is remembered, so that each version of a file is taken once.
+    pub(super) from: Option<At<String>>,
+    /// When the job runs by itself; a list for several. Without it, and without `after_job`, it runs when
+    /// `knarr job run` asks for it.
+    #[serde(default)]
+    pub(super) schedule: Many<At<ScheduleShape>>,
+    /// The job runs whenever this one has run, and all of that went well.
+    pub(super) after_job: Option<At<String>>,
     /// Which files are meant, and when they are complete.
     #[serde(default, rename = "match")]
     pub(super) matching: MatchShape,
@@ -253,6 +264,23 @@ pub(super) struct JobShape {
     pub(super) verify_destination: Option<At<Span>>,
     /// The time zone of dates in `to`, such as Europe/Berlin; the machine's by default.
     pub(super) timezone: Option<At<String>>,
+}
+
+/// When a job runs by itself.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ScheduleShape {
+    /// A cron pattern: minute, hour, day of the month, month, day of the week; with seconds before them if
+    /// there are six fields.
+    pub(super) cron: At<String>,
+    /// The time zone of the pattern, such as Europe/Berlin; by default the job's `timezone`.
+    pub(super) timezone: Option<At<String>>,
+    /// What happens when it is time and the last run has not ended.
+    pub(super) overlap: Option<Overlap>,
+    /// What happens to times at which the node was not running.
+    pub(super) missed: Option<Missed>,
+    /// Runs begin up to so much later, each job at its own moment; 0s by default.
+    pub(super) jitter: Option<At<Span>>,
 }
 
 impl<T: Default> Default for At<T> {

@@ -147,10 +147,7 @@ error: jobs.three.to: `{mtme:%Y}` is not a placeholder: use {name}, {stem}, {ext
 
 /// A wrong configuration, and a part of what is told about it.
 const WRONG: &[(&str, &str)] = &[
-    (
-        "jobs: { a1: { to: x } }",
-        "jobs.a1: the key `watch` is missing",
-    ),
+    ("jobs: { a1: { to: x } }", "jobs.a1: no source is named"),
     (
         "jobs: { a1: 3 }",
         "jobs.a1: a map is expected here, not integer `3`",

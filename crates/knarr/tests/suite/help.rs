@@ -81,7 +81,7 @@ fn a_reader_that_leaves_is_no_error() {
 }
 
 /// All commands, with those below others.
-const COMMANDS: [&str; 27] = [
+const COMMANDS: [&str; 34] = [
     "run",
     "copy",
     "move",
@@ -94,6 +94,12 @@ const COMMANDS: [&str; 27] = [
     "init",
     "check",
     "doctor",
+    "job",
+    "job ls",
+    "job show",
+    "job run",
+    "job pause",
+    "job resume",
     "status",
     "queue",
     "trace",
@@ -106,6 +112,7 @@ const COMMANDS: [&str; 27] = [
     "secret set",
     "secret ls",
     "secret rm",
+    "sftp-server",
     "schema",
     "completions",
     "man",
