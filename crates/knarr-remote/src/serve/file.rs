@@ -13,7 +13,7 @@ use rustix::io::Errno;
 
 use crate::serve::attributes::{attributes_of, mode_of, set_open, size_of, statistics_of};
 use crate::serve::hash;
-use crate::serve::local::{Shared, Uploads};
+use crate::serve::local::{Flush, Shared, Uploads};
 use crate::serve::place::{Place, failed, retrying};
 use crate::serve::policy::Permission;
 use crate::serve::staged::{self, Staged};
@@ -41,6 +41,8 @@ pub(crate) struct LocalFile {
     staged: Option<Staged>,
     /// How far the account was charged for it, in bytes.
     charged_bytes: u64,
+    /// How much of an upload an earlier connection left, until this one has gone on with it.
+    left_bytes: Option<u64>,
 }
 
 impl LocalFile {
@@ -50,6 +52,7 @@ impl LocalFile {
         file: OwnedFd,
         staged: Staged,
         charged_bytes: u64,
+        left_bytes: Option<u64>,
     ) -> Self {
         Self {
             shared,
@@ -58,7 +61,27 @@ impl LocalFile {
             writes: Writes::Whole,
             staged: Some(staged),
             charged_bytes,
+            left_bytes,
         }
+    }
+
+    /// Before the first WRITE to what an earlier connection left: it goes on with that, or begins anew. What
+    /// is neither must not be published, as it would be made of two (K2).
+    fn go_on(&mut self, offset: u64) -> Result<(), FileError> {
+        let Some(left) = self.left_bytes else {
+            return Ok(());
+        };
+        if offset > left {
+            return Err(FileError::Invalid {
+                reason: "an earlier upload left less than that: go on at its end, or begin anew",
+            });
+        }
+        if offset == 0 {
+            truncate(&self.shared, self.file.as_fd(), 0)?;
+            self.charged_bytes = 0;
+        }
+        self.left_bytes = None;
+        Ok(())
     }
 
     /// Takes room for the file to end at `end`, before it does.
@@ -124,7 +147,10 @@ impl OpenFile for LocalFile {
                 reason: "the file was opened for reading",
             });
         }
-        let outcome = self.write_all(offset, data);
+        let outcome = match self.go_on(offset) {
+            Ok(()) => self.write_all(offset, data),
+            refused => refused,
+        };
         if outcome.is_err() {
             self.writes = Writes::Failed;
         }
@@ -150,6 +176,7 @@ impl OpenFile for LocalFile {
             }
             truncate(&self.shared, self.file.as_fd(), size)?;
             self.charged_bytes = size;
+            self.left_bytes = None;
         }
         if let (Some(staged), true) = (&mut self.staged, attributes.permissions.is_some()) {
             staged.keep_permissions();
@@ -190,8 +217,16 @@ impl OpenFile for LocalFile {
                 });
             }
             (None, Writes::Whole) => {
+                if self.shared.flush == Flush::AtClose {
+                    retrying(|| rustix::fs::fsync(&self.file)).map_err(failed)?;
+                }
                 let stat = rustix::fs::fstat(&self.file).map_err(failed)?;
                 upload = Some(size_of(&stat));
+            }
+            (Some(_), Writes::Whole) if self.left_bytes.is_some() => {
+                return Err(FileError::Refused {
+                    reason: "nothing was added to what an earlier upload left: it is kept to be continued",
+                });
             }
             (Some(staged), Writes::Whole) => {
                 upload = Some(staged.publish(&self.shared, &self.file)?);
@@ -343,5 +378,6 @@ fn direct(
         writes: if writes { Writes::Whole } else { Writes::None },
         staged: None,
         charged_bytes,
+        left_bytes: None,
     })
 }

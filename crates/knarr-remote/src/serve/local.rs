@@ -16,7 +16,9 @@ use rustix::io::Errno;
 use crate::serve::attributes::{attributes_of, mode_of, set_followed, set_named, statistics_of};
 use crate::serve::directory::LocalDirectory;
 use crate::serve::names::{SystemNames, home_of};
-use crate::serve::place::{LISTING, Links, PLACE, Place, Spot, failed, retrying, stays_inside};
+use crate::serve::place::{
+    LISTING, Links, PLACE, Place, STAGED_PREFIX, Spot, failed, retrying, stays_inside,
+};
 use crate::serve::policy::{Permission, Policy};
 use crate::serve::{file, hash, staged};
 
@@ -372,6 +374,12 @@ impl FileSystem for LocalFiles {
 
     async fn make_link(&self, target: &[u8], link: &[u8]) -> Result<(), FileError> {
         let (normal, spot) = self.entry(link, Permission::Link)?;
+        let names_staged = target
+            .split(|byte| *byte == b'/')
+            .any(|name| name.starts_with(STAGED_PREFIX));
+        if matches!(self.shared.place, Place::Confined { .. }) && names_staged {
+            return Err(FileError::NotFound);
+        }
         // The server would not follow it, but others on this machine might.
         if matches!(self.shared.place, Place::Confined { .. }) && !stays_inside(&normal, target) {
             return Err(FileError::Denied {

@@ -104,12 +104,12 @@ pub(crate) fn open(
         name: spot.name,
     };
     let shared = Arc::clone(shared);
+    let size = size_of(&stat);
+    // Who appends goes on, wherever that is.
+    let begins = is_new || size == 0 || flags.contains(OpenFlags::APPEND);
+    let left_bytes = (!begins).then_some(size);
     Ok(LocalFile::staged(
-        shared,
-        path,
-        file,
-        staged,
-        size_of(&stat),
+        shared, path, file, staged, size, left_bytes,
     ))
 }
 

@@ -233,6 +233,49 @@ async fn k9_an_upload_whose_connection_died_is_kept_hidden_and_continued() {
 }
 
 #[tokio::test]
+async fn k2_what_an_earlier_upload_left_is_never_published_as_it_is_or_as_the_end_of_another() {
+    let served = Served::confined(Policy::default(), Uploads::Staged);
+    let leave = async || {
+        let client = served.client().await;
+        let handle = client.open(b"file", fresh(), Attributes::default());
+        let handle = handle.await.unwrap();
+        handle.write(0, b"left by the first").await.unwrap();
+        std::mem::forget(handle);
+        client.close();
+        drop(client);
+    };
+    let open = async |client: &Client| {
+        // The connection before has just ended, and its lock ends with it.
+        for _ in 0..200 {
+            let opened = client.open(b"file", continued(), Attributes::default());
+            match opened.await {
+                Ok(handle) => return handle,
+                Err(_busy) => tokio::time::sleep(std::time::Duration::from_millis(10)).await,
+            }
+        }
+        panic!("the earlier upload stays locked");
+    };
+    leave().await;
+    let client = served.client().await;
+    // Nothing was added.
+    let untouched = open(&client).await;
+    assert_eq!(code(untouched.close().await), Some(StatusCode::Failure));
+    assert!(!served.path("file").exists());
+    // A gap.
+    let beyond = open(&client).await;
+    assert!(beyond.write(100, b"far").await.is_err());
+    assert_eq!(code(beyond.close().await), Some(StatusCode::Failure));
+    assert!(!served.path("file").exists());
+    // From the beginning: nothing of the first is behind it.
+    let anew = open(&client).await;
+    anew.write(0, b"short").await.unwrap();
+    anew.close().await.unwrap();
+    assert_eq!(std::fs::read(served.path("file")).unwrap(), b"short");
+    let link = client.symlink(b".knarr-upload-x", b"peek").await;
+    assert!(link.is_err(), "no link leads to what is hidden");
+}
+
+#[tokio::test]
 async fn k2_an_upload_that_is_shorter_than_declared_or_was_cut_does_not_appear() {
     let served = Served::confined(Policy::default(), Uploads::Staged);
     let client = served.client().await;
