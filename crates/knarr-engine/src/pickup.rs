@@ -24,7 +24,9 @@ use crate::context::Context;
 use crate::error::EngineError;
 use crate::journal::{As, Journal, PairLabel};
 use crate::lock::PairLock;
-use crate::node::{Comparing, Emptied, Parts, Progress, Scanned, Scans, Until, WatchJob};
+use crate::node::{
+    Comparing, Emptied, OTHER_PLACE, Parts, Progress, Scanned, Scans, Until, WatchJob,
+};
 use crate::oneshot::Environment;
 use crate::report::Report;
 use crate::tidy::{self, Sweep};
@@ -238,6 +240,9 @@ impl PickupJob {
                     Deletes::Mirror => Emptied::Tells,
                 },
             };
+            if !trusted {
+                comparing.say(OTHER_PLACE);
+            }
             let mut scanned = comparing.compare(items(listing), None)?;
             if let Some(listing) = again {
                 scanned.marked += comparing.mark_unfinished(items(listing))?;

@@ -17,11 +17,9 @@ pub struct JobState {
     pub paused: Option<(Timestamp, String)>,
     /// The latest time of its schedule that was dealt with: run, or left out on purpose.
     pub fired_until: Option<Timestamp>,
-    /// When its last run began that looked at the whole source.
-    pub last_looked_at: Option<Timestamp>,
 }
 
-const COLUMNS: &str = "name, paused_at, paused_by, fired_until, last_looked_at";
+const COLUMNS: &str = "name, paused_at, paused_by, fired_until";
 
 fn job_state(row: &Row<'_>) -> Result<JobState, StoreError> {
     let by: Option<String> = row.column(2)?;
@@ -29,7 +27,6 @@ fn job_state(row: &Row<'_>) -> Result<JobState, StoreError> {
         name: row.column(0)?,
         paused: row.optional_time(1)?.map(|at| (at, by.unwrap_or_default())),
         fired_until: row.optional_time(3)?,
-        last_looked_at: row.optional_time(4)?,
     })
 }
 
@@ -64,20 +61,6 @@ impl Tx<'_> {
             "INSERT INTO job_states (name, fired_until) VALUES (?1, ?2) \
              ON CONFLICT (name) DO UPDATE SET fired_until = excluded.fired_until",
             (name, until.nanoseconds()),
-        )
-        .map(drop)
-    }
-
-    /// Notes when a run began that looked at the whole source.
-    ///
-    /// # Errors
-    /// If the database cannot be written.
-    pub fn set_last_looked_at(&mut self, name: &str, at: Timestamp) -> Result<(), StoreError> {
-        self.run(
-            "note a look of a job",
-            "INSERT INTO job_states (name, last_looked_at) VALUES (?1, ?2) \
-             ON CONFLICT (name) DO UPDATE SET last_looked_at = excluded.last_looked_at",
-            (name, at.nanoseconds()),
         )
         .map(drop)
     }

@@ -23,6 +23,10 @@ use crate::observer::{Event, Observer, Trouble};
 /// How many marks go into one transaction.
 const MARKS: usize = 4_096;
 
+/// What is told of a source that is not the one it was.
+pub(crate) const OTHER_PLACE: &str = "it is another directory than before (replaced, or another file system is mounted): \
+     no deletion follows from what it lacks. If that is right, `knarr approve` the job";
+
 /// What is compared.
 pub(crate) struct Comparing<'a> {
     pub(crate) job: &'a WatchJob,

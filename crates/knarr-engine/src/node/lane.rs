@@ -18,6 +18,7 @@ use crate::context::Context;
 use crate::error::EngineError;
 use crate::journal::{Journal, PairLabel};
 use crate::lock::PairLock;
+use crate::node::compare::OTHER_PLACE;
 use crate::node::drift::Drift;
 use crate::node::health::Circuit;
 use crate::node::observe::{Ended, Observing};
@@ -168,10 +169,7 @@ impl Lane {
             .check_root(Side::Source, &identity.to_string())
             .await?;
         if !same {
-            self.say(
-                "it is another directory than before (replaced, or another file system is mounted): \
-                 no deletion follows from what it lacks. If that is right, `knarr approve` the job",
-            );
+            self.say(OTHER_PLACE);
         }
         Ok(same)
     }

@@ -22,7 +22,7 @@ mod schedule;
 mod spec;
 mod work;
 
-pub(crate) use crate::node::compare::{Comparing, Emptied, Scanned};
+pub(crate) use crate::node::compare::{Comparing, Emptied, OTHER_PLACE, Scanned};
 pub(crate) use crate::node::deliver::Deletions;
 pub(crate) use crate::node::observe::Mark;
 pub(crate) use crate::node::parts::Parts;

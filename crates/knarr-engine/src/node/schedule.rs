@@ -214,6 +214,7 @@ impl Scheduler {
         let begins = dues.iter().any(|due| due.run_for.is_some()) && !slot.paused;
         let overlap = schedules.first().map_or(Overlap::Forbid, Schedule::overlap);
         slot.fired_until = until;
+        slot.wakes = Some(wakes(name, &slot.job, until, now));
         self.store_fired(vec![name.to_owned()], until).await?;
         if begins {
             self.ask(name, Cause::Schedule, overlap, runs);

@@ -1,16 +1,5 @@
 -- Schema version 4. Never edited after a release: what comes later is 0005.sql.
 
--- Jobs that were added while the node ran; those of the configuration file are not here.
-CREATE TABLE jobs (
-    name       TEXT PRIMARY KEY,
-    -- The job as `knarr.yaml` would have it, as JSON.
-    body       TEXT NOT NULL,
-    added_at   INTEGER NOT NULL,
-    changed_at INTEGER NOT NULL,
-    -- Who added or changed it last.
-    changed_by TEXT NOT NULL
-) STRICT;
-
 -- What is known of each job, of the file or not, that its configuration does not say.
 CREATE TABLE job_states (
     name           TEXT PRIMARY KEY,
@@ -18,9 +7,7 @@ CREATE TABLE job_states (
     paused_at      INTEGER,
     paused_by      TEXT,
     -- The latest time of its schedule that was dealt with: run, or left out on purpose.
-    fired_until    INTEGER,
-    -- When its last run began that looked at the whole source, for `newer_than_last_run`.
-    last_looked_at INTEGER
+    fired_until    INTEGER
 ) STRICT;
 
 -- What somebody outside is to be told or to do: hooks and alerts. A row goes when it was delivered.
