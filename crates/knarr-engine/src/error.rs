@@ -64,6 +64,9 @@ pub enum EngineError {
         /// Why.
         reason: String,
     },
+    /// The steps of a job cannot be used: a key is missing, expired or locked.
+    #[error("the steps of the job cannot be used")]
+    Steps(#[source] knarr_steps::StepError),
     /// A defect of ours.
     #[error("internal error: {0}. Please report it; nothing was lost")]
     Internal(&'static str),

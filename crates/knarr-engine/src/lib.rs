@@ -27,6 +27,7 @@ mod put;
 mod recover;
 mod removal;
 mod report;
+mod steps;
 mod tidy;
 mod transfer;
 
@@ -34,6 +35,7 @@ pub use error::{EngineError, chain};
 pub use journal::{degraded_setting, scanning_setting};
 pub use observer::Observer;
 pub use planning::Planned;
+pub use steps::Steps;
 
 /// How long what an interrupted transfer left is kept, unless the configuration says otherwise.
 pub const KEEP_UNFINISHED: std::time::Duration = std::time::Duration::from_secs(7 * 24 * 3_600);

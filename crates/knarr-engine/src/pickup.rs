@@ -124,7 +124,11 @@ impl PickupJob {
         let given_up = Arc::clone(&working.given_up);
         // The progress is written until the work ends, the rest goes on until the end of the run.
         let worked_off = CancellationToken::new();
-        let outcome = match self.look(&context).await {
+        let looked = match self.job.steps.recipe(inner.clock.now()) {
+            Ok(_ready) => self.look(&context).await,
+            Err(error) => Err(EngineError::Steps(error)),
+        };
+        let outcome = match looked {
             Ok(scanned) => {
                 let work = async {
                     let worked = working.run(Until::Drained).await;
@@ -143,6 +147,10 @@ impl PickupJob {
                 drop(working);
                 let error = EngineError::Look { location, source };
                 Outcome::Unreachable(crate::error::chain(&error))
+            }
+            Err(error @ EngineError::Steps(_)) => {
+                drop(working);
+                Outcome::Unfit(crate::error::chain(&error))
             }
             Err(error) => return Err(error),
         };
@@ -163,6 +171,7 @@ impl PickupJob {
                 context.tally.unreachable.store(true, Ordering::Relaxed);
                 (RunEvent::Failed, Some(message), Scanned::default())
             }
+            Outcome::Unfit(message) => (RunEvent::Failed, Some(message), Scanned::default()),
             Outcome::Stopped => (RunEvent::Interrupted, None, Scanned::default()),
             Outcome::Through(scanned) => {
                 tidy::tidy(context, Sweep::Daily).await?;
@@ -366,6 +375,8 @@ enum Outcome {
     Through(Scanned),
     /// A place does not answer.
     Unreachable(String),
+    /// The job cannot work as it is.
+    Unfit(String),
     /// We were asked to stop.
     Stopped,
 }

@@ -67,7 +67,6 @@ struct Delivery {
 struct MovedFacts {
     hash: ContentHash,
     sent: u64,
-    steps: Vec<knarr_core::record::StepRecord>,
 }
 
 /// Why an attempt failed.
@@ -266,22 +265,15 @@ async fn attempt_file(
         entry: &put.entry,
         destination: into.as_ref(),
         target: Some(target),
-        steps: &[],
         observer: context.observer.as_ref(),
         cancel: &context.cancel,
         opened: transfer::Opened::default(),
     };
     let moved = transfer::plain(&transfer).await;
-    let Moved {
-        staged,
-        source_hash,
-        sent,
-        steps,
-        ..
-    } = moved.map_err(PutError::Transfer)?;
+    let Moved { staged, hash, sent } = moved.map_err(PutError::Transfer)?;
     let slot = transfer::after_staging(slot, &staged);
     let replaces = put.replaces.as_ref().filter(|_| put.beside == Beside::No);
-    let intended = intents::delivery(put.to, &put.entry, &path, replaces, Some(source_hash));
+    let intended = intents::delivery(put.to, &put.entry, &path, replaces, Some(hash));
     let outcome = context.commits.commit_intended(staged, Some(intended));
     let Outcome { committed, intent } = outcome.await;
     drop(slot);
@@ -289,7 +281,7 @@ async fn attempt_file(
         Ok(committed) => committed,
         Err(error) => return not_committed(earlier, error, intent),
     };
-    match verify(context, into, &path, source_hash, &mut committed).await {
+    match verify(context, into, &path, hash, &mut committed).await {
         Ok(()) => {}
         Err(PutError::Damaged) => {
             let there = committed.entry.fingerprint();
@@ -301,11 +293,7 @@ async fn attempt_file(
             return Err(error);
         }
     }
-    let moved = Some(MovedFacts {
-        hash: source_hash,
-        sent,
-        steps,
-    });
+    let moved = Some(MovedFacts { hash, sent });
     Ok(Attempt::Delivered(Delivery {
         path,
         committed,
@@ -454,7 +442,6 @@ async fn deliver(
     record.source_hash = hash;
     if let Some(moved) = moved {
         record.moved_bytes = moved.sent;
-        record.steps = moved.steps;
         Tally::add(&context.tally.sent, moved.sent);
     }
     let synced = synced(put.to, &put.entry, &committed.entry, &path, hash);

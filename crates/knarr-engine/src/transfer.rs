@@ -4,21 +4,23 @@
 //! (R-35): what was read may be a mixture of two versions. Nothing is visible at the destination
 //! before the caller commits what this returns.
 
+mod through;
+
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use knarr_core::job::Verify;
-use knarr_core::record::StepRecord;
 use knarr_core::{ContentHash, Entry, RelPath};
 use knarr_remote::{
     CheckpointSink, ErrorKind, NewNode, ReadOptions, Reader, Remote, RemoteError, Replace,
     ResumeState, Retry, Staged, StagedId, Upload, WriteOptions,
 };
-use knarr_steps::{Chain, Pulled, StepError, StepSpec};
+use knarr_steps::StepError;
 use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::through::{Driven, Outputs, drive};
 use crate::observer::{Event, Observer};
 
 /// Below this length nothing is saved for resuming: sending it again is cheaper.
@@ -33,10 +35,8 @@ pub(crate) struct Transfer<'a> {
     pub(crate) entry: &'a Entry,
     /// Where it goes.
     pub(crate) destination: &'a dyn Remote,
-    /// How it is written; with steps this is only known once they have seen the content.
+    /// How it is written; with steps each output has its own.
     pub(crate) target: Option<Target>,
-    /// What is done to it on the way.
-    pub(crate) steps: &'a [StepSpec],
     /// Who watches.
     pub(crate) observer: &'a dyn Observer,
     /// Asked to stop: what is under way is suspended.
@@ -80,13 +80,10 @@ pub(crate) struct Target {
 #[derive(Debug)]
 pub(crate) struct Moved {
     pub(crate) staged: Staged,
-    /// Of the source's content.
-    pub(crate) source_hash: ContentHash,
-    /// Of what was written; the same without steps.
-    pub(crate) output_hash: ContentHash,
+    /// Of the content.
+    pub(crate) hash: ContentHash,
     /// Bytes sent in this attempt.
     pub(crate) sent: u64,
-    pub(crate) steps: Vec<StepRecord>,
 }
 
 /// Why an attempt failed.
@@ -107,9 +104,15 @@ pub(crate) enum TransferError {
     /// A step refused the content.
     #[error("in the steps")]
     Step(#[source] StepError),
-    /// A step made a name that is no path.
-    #[error("the name that the steps make is not a path")]
-    Name(#[source] knarr_core::path::PathError),
+    /// What came out of the steps cannot wait for its last byte.
+    #[error(
+        "what came out of the steps has to wait in the state directory until it was verified, and cannot; \
+         make room there"
+    )]
+    Quarantine(#[source] std::io::Error),
+    /// What is at the destination has to stay, so nothing of it is delivered.
+    #[error("{0}")]
+    Left(String),
     /// A defect of ours: nobody said where to write.
     #[error("internal error: a transfer without a target")]
     NoTarget,
@@ -120,7 +123,8 @@ impl TransferError {
     pub(crate) fn retry(&self) -> Retry {
         match self {
             Self::Changed => Retry::Later,
-            Self::Cancelled | Self::Name(_) | Self::NoTarget => Retry::Never,
+            Self::Quarantine(_) => Retry::Later,
+            Self::Cancelled | Self::Left(_) | Self::NoTarget => Retry::Never,
             Self::Source(error) | Self::Destination(error) => error.retry,
             Self::Step(error) => {
                 if error.is_permanent() {
@@ -136,9 +140,12 @@ impl TransferError {
     pub(crate) const fn remote(&self) -> Option<&RemoteError> {
         match self {
             Self::Source(error) | Self::Destination(error) => Some(error),
-            Self::Changed | Self::Cancelled | Self::Step(_) | Self::Name(_) | Self::NoTarget => {
-                None
-            }
+            Self::Changed
+            | Self::Cancelled
+            | Self::Step(_)
+            | Self::Quarantine(_)
+            | Self::Left(_)
+            | Self::NoTarget => None,
         }
     }
 }
@@ -184,13 +191,7 @@ pub(crate) async fn plain(transfer: &Transfer<'_>) -> Result<Moved, TransferErro
         .stage(length, hash)
         .await
         .map_err(TransferError::Destination)?;
-    Ok(Moved {
-        staged,
-        source_hash: hash,
-        output_hash: hash,
-        sent,
-        steps: Vec::new(),
-    })
+    Ok(Moved { staged, hash, sent })
 }
 
 async fn pump_plain(
@@ -218,115 +219,6 @@ async fn pump_plain(
         return Err(TransferError::Changed);
     }
     Ok(length)
-}
-
-/// Moves a file through steps. `resolve` says where it goes, once the steps know the name of what
-/// comes out.
-pub(crate) async fn through_steps<F, Fut>(
-    transfer: &Transfer<'_>,
-    resolve: F,
-) -> Result<Option<Moved>, TransferError>
-where
-    F: FnOnce(RelPath) -> Fut + Send,
-    Fut: Future<Output = Result<Option<Target>, TransferError>> + Send,
-{
-    let mut chain =
-        Chain::new(transfer.steps, transfer.entry.path.name()).map_err(TransferError::Step)?;
-    let mut reader = open_reader(transfer, 0).await?;
-    let mut input = Input {
-        hasher: blake3::Hasher::new(),
-        ended: false,
-    };
-    // The first output tells what the content is, and so what it will be called.
-    let mut first = pull(transfer, reader.as_mut(), &mut chain, &mut input).await?;
-    let name = chain.output_name(transfer.entry.path.name());
-    let path = transfer
-        .entry
-        .path
-        .with_name(&name)
-        .map_err(TransferError::Name)?;
-    let Some(target) = resolve(path).await? else {
-        return Ok(None);
-    };
-    let mut upload = open_target(transfer, target, None).await?;
-    let mut output_hasher = blake3::Hasher::new();
-    let mut length = 0;
-    let pumped = async {
-        while let Some(chunk) = first.take() {
-            output_hasher.update(&chunk);
-            length += chunk.len() as u64;
-            upload
-                .write(chunk)
-                .await
-                .map_err(TransferError::Destination)?;
-            first = pull(transfer, reader.as_mut(), &mut chain, &mut input).await?;
-        }
-        unchanged(transfer, reader.as_mut()).await
-    }
-    .await;
-    if let Err(error) = pumped {
-        upload.abort().await;
-        return Err(error);
-    }
-    let sent = length;
-    let output_hash = ContentHash::from(output_hasher.finalize());
-    let staged = upload
-        .stage(length, output_hash)
-        .await
-        .map_err(TransferError::Destination)?;
-    let source_hash = ContentHash::from(input.hasher.finalize());
-    let steps = step_records(transfer.steps, &chain);
-    Ok(Some(Moved {
-        staged,
-        source_hash,
-        output_hash,
-        sent,
-        steps,
-    }))
-}
-
-struct Input {
-    hasher: blake3::Hasher,
-    ended: bool,
-}
-
-/// The next output of the steps, feeding them as they ask.
-async fn pull(
-    transfer: &Transfer<'_>,
-    reader: &mut dyn Reader,
-    chain: &mut Chain,
-    input: &mut Input,
-) -> Result<Option<Bytes>, TransferError> {
-    loop {
-        match chain.pull().map_err(TransferError::Step)? {
-            Pulled::Chunk(chunk) => return Ok(Some(chunk)),
-            Pulled::Finished => return Ok(None),
-            Pulled::NeedsInput => match next_chunk(transfer, reader).await? {
-                Some(chunk) => {
-                    input.hasher.update(&chunk);
-                    progress(transfer, chunk.len() as u64);
-                    chain.feed(chunk).map_err(TransferError::Step)?;
-                }
-                None => {
-                    input.ended = true;
-                    chain.end();
-                }
-            },
-        }
-    }
-}
-
-fn step_records(specs: &[StepSpec], chain: &Chain) -> Vec<StepRecord> {
-    specs
-        .iter()
-        .zip(chain.summaries())
-        .map(|(spec, summary)| StepRecord {
-            step: spec.name().to_owned(),
-            detail: summary.to_string(),
-            input_bytes: summary.input_bytes,
-            output_bytes: summary.output_bytes,
-        })
-        .collect()
 }
 
 async fn open_target(

@@ -19,6 +19,7 @@
 pub mod asyncssh;
 pub mod data;
 pub mod error;
+pub mod gpg;
 pub mod http_fault;
 pub mod kill;
 pub mod port;

@@ -18,6 +18,7 @@ mod output;
 mod progress;
 mod secrets;
 mod single_file;
+mod steps;
 mod suggest;
 mod terminal;
 

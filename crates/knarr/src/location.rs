@@ -6,7 +6,7 @@
 mod object;
 mod sftp;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,10 +14,12 @@ use knarr_core::RelPath;
 use knarr_core::entry::Kind;
 use knarr_core::job::Verify;
 use knarr_core::location::Location;
+use knarr_engine::Steps;
 use knarr_remote::decorate::limit::{self, Bandwidth, Limited};
 use knarr_remote::local::LocalRemote;
 use knarr_remote::sftp::SftpRemote;
 use knarr_remote::{ErrorKind, Remote};
+use knarr_steps::StepSpec;
 use tokio::sync::OnceCell;
 
 use crate::cli::context::Context;
@@ -181,6 +183,18 @@ impl<'c> Opener<'c> {
     /// The secrets, and the store they are in.
     pub(crate) const fn secrets(&self) -> &Secrets<'c> {
         &self.secrets
+    }
+
+    /// The steps of a job, with their keys.
+    ///
+    /// # Errors
+    /// If a secret or a file that they name cannot be had.
+    pub(crate) async fn steps(
+        &self,
+        specs: Vec<StepSpec>,
+        files: &BTreeMap<String, PathBuf>,
+    ) -> Result<Steps, CommandError> {
+        crate::steps::ready(specs, files, &self.secrets, self.context, &self.config).await
     }
 
     /// Opens `location`.

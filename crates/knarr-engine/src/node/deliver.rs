@@ -11,9 +11,9 @@ use knarr_core::entry::{Entry, Kind};
 use knarr_core::plan::{Side, SymlinkPolicy};
 use knarr_core::record::{Action, CustodyRecord, Evidence};
 use knarr_core::tree::Synced;
-use knarr_core::{ContentHash, RelPath};
+use knarr_core::{RelPath, Timestamp};
+use knarr_remote::Reader;
 use knarr_remote::local::Looked;
-use knarr_remote::{Committed, ErrorKind, NewNode, Reader, RemoteError, WriteOptions};
 use knarr_store::dirty::{Dirty, Seen};
 
 use crate::context::{Context, Tally};
@@ -23,9 +23,10 @@ use crate::node::finish::Standing;
 use crate::node::observe::{AT_REST, Mark};
 use crate::node::place::Decided;
 use crate::node::spec::{Looks, WatchJob};
+use crate::node::write::Delivered;
 use crate::observer::{Event, Trouble};
 use crate::put::{self, PutError};
-use crate::transfer::{self, Moved, Opened, Transfer, TransferError};
+use crate::transfer::{Opened, TransferError};
 
 /// What became of a dirty path.
 #[derive(Debug)]
@@ -208,59 +209,71 @@ impl Delivering {
             replaced: false,
             opened: Opened::new(opened),
         };
-        let moved = match entry.kind {
+        let delivered = match entry.kind {
             Kind::Symlink => self.put_link(&entry, &mut decided).await?,
+            _ if self.job.steps.unpacks() => {
+                let record = self.custody(Action::Created, &entry, dirty);
+                Some(self.unpack(&entry, &mut decided, &record).await?)
+            }
             _ => self.put_file(&entry, &mut decided).await?,
         };
-        let Some((destination_path, mut committed, facts)) = moved else {
+        let Some(delivered) = delivered else {
             if let Some(there) = decided.same {
                 return self.adopt(dirty, &entry, &there).await;
             }
             let reason = decided.left.unwrap_or_else(|| "it was left".to_owned());
             return Ok(Outcome::Park(reason));
         };
-        let action = if decided.replaced {
-            Action::Updated
-        } else {
-            Action::Created
-        };
-        if let Some(hash) = facts.output_hash {
-            put::verify(
-                &self.context,
-                &self.context.destination,
-                &destination_path,
-                hash,
-                &mut committed,
-            )
-            .await?;
-        }
-        let mut record = self.custody(action, &entry, dirty);
+        self.record_delivery(dirty, &entry, delivered, started)
+            .await
+    }
+
+    /// Records what is at the destination now, then takes care of the source (K3, K4: in this order).
+    async fn record_delivery(
+        &self,
+        dirty: &Dirty,
+        entry: &Entry,
+        delivered: Delivered,
+        started: Timestamp,
+    ) -> Result<Outcome, PutError> {
+        let Delivered {
+            main,
+            others,
+            source_hash,
+            sent,
+            steps,
+        } = delivered;
+        let action = main.action;
+        let mut record = self.custody(action, entry, dirty);
         record.duration_microseconds = put::microseconds(self.context.clock.now(), started);
-        record.destination = self.shown(&destination_path);
-        record.source_hash = facts.source_hash;
-        record.moved_bytes = facts.sent;
-        Tally::add(&self.context.tally.sent, facts.sent);
-        record.steps = facts.steps;
-        record.evidence = committed.evidence.clone();
+        record.source_hash = source_hash;
+        record.steps = steps;
+        let mut changes: Vec<Change> = others
+            .iter()
+            .map(|other| Change::Custody(Box::new(self.output_record(&record, other))))
+            .collect();
+        let mut record = self.output_record(&record, &main);
+        record.moved_bytes = sent;
+        Tally::add(&self.context.tally.sent, sent);
         let synced = put::synced(
             Side::Destination,
-            &entry,
-            &committed.entry,
-            &destination_path,
-            facts.source_hash,
+            entry,
+            &main.committed.entry,
+            &main.path,
+            source_hash,
         );
-        let changes = vec![
+        changes.extend([
             Change::Synced(Box::new(synced)),
             Change::Custody(Box::new(record)),
             Change::ClearCheckpoint {
                 to: Side::Destination,
-                path: destination_path,
+                path: main.path,
             },
-        ];
+        ]);
         let outcome = self.settle(dirty, changes).await?;
-        put::delivered(&self.context, &entry, action);
+        put::delivered(&self.context, entry, action);
         if self.context.removes_source() {
-            crate::dispose::dispose(&self.context, &entry)
+            crate::dispose::dispose(&self.context, entry)
                 .await
                 .map_err(PutError::Engine)?;
         }
@@ -321,120 +334,6 @@ impl Delivering {
             marked.map_err(|error| PutError::Engine(EngineError::Store(error)))?;
         }
         Ok(by_rest && moved)
-    }
-
-    async fn put_file(
-        &self,
-        entry: &Entry,
-        decided: &mut Decided,
-    ) -> Result<Option<(RelPath, Committed, Facts)>, PutError> {
-        // Twice: when the commit finds what nobody knew of, that is looked at and decided on once.
-        for _ in 0..3 {
-            let Ok(slot) = self.context.slots.acquire().await else {
-                return Err(PutError::Transfer(TransferError::Cancelled));
-            };
-            let mut target_path = None;
-            let moved = self.stage(entry, decided, &mut target_path).await?;
-            let (Some(moved), Some(path)) = (moved, target_path) else {
-                return Ok(None);
-            };
-            let Moved {
-                staged,
-                source_hash,
-                output_hash,
-                sent,
-                steps,
-            } = moved;
-            let slot = transfer::after_staging(slot, &staged);
-            let committed = self.context.commits.commit(staged).await;
-            drop(slot);
-            match committed {
-                Ok(committed) => {
-                    let facts = Facts {
-                        source_hash: Some(source_hash),
-                        output_hash: Some(output_hash),
-                        sent,
-                        steps,
-                    };
-                    return Ok(Some((path, committed, facts)));
-                }
-                Err(error) if is_taken(&error) => decided.synced = None,
-                Err(error) => return Err(PutError::Remote(error)),
-            }
-            decided.look = true;
-        }
-        Err(PutError::Transfer(TransferError::Changed))
-    }
-
-    async fn stage(
-        &self,
-        entry: &Entry,
-        decided: &mut Decided,
-        target_path: &mut Option<RelPath>,
-    ) -> Result<Option<Moved>, PutError> {
-        let opened = std::mem::take(&mut decided.opened);
-        let transfer = |target| Transfer {
-            source: self.context.source.as_ref(),
-            entry,
-            destination: self.context.destination.as_ref(),
-            target,
-            steps: &self.job.steps,
-            observer: self.context.observer.as_ref(),
-            cancel: &self.context.cancel,
-            opened,
-        };
-        if self.job.steps.is_empty() {
-            let Some(target) = self.target(entry, entry.path.clone(), decided).await? else {
-                return Ok(None);
-            };
-            *target_path = Some(target.path.clone());
-            let moved = transfer::plain(&transfer(Some(target))).await;
-            return moved.map(Some).map_err(PutError::Transfer);
-        }
-        let resolve = move |named: RelPath| async move {
-            match self.target(entry, named, decided).await {
-                Ok(target) => {
-                    *target_path = target.as_ref().map(|target| target.path.clone());
-                    Ok(target)
-                }
-                Err(PutError::Remote(error)) => Err(TransferError::Destination(error)),
-                Err(PutError::Transfer(error)) => Err(error),
-                Err(PutError::Damaged | PutError::Discarded | PutError::Engine(_)) => {
-                    Err(TransferError::Cancelled)
-                }
-            }
-        };
-        transfer::through_steps(&transfer(None), resolve)
-            .await
-            .map_err(PutError::Transfer)
-    }
-
-    async fn put_link(
-        &self,
-        entry: &Entry,
-        decided: &mut Decided,
-    ) -> Result<Option<(RelPath, Committed, Facts)>, PutError> {
-        let Some(target) = self.target(entry, entry.path.clone(), decided).await? else {
-            return Ok(None);
-        };
-        let node = NewNode::Symlink {
-            target: entry.link_target.clone().unwrap_or_default(),
-        };
-        let options = WriteOptions {
-            replace: target.replace,
-            ..WriteOptions::new(node, target.staged_id)
-        };
-        let written = async {
-            let upload = self
-                .context
-                .destination
-                .write(&target.path, options)
-                .await?;
-            let staged = upload.stage(0, ContentHash::of(b"")).await?;
-            self.context.commits.commit(staged).await
-        };
-        let committed = written.await.map_err(PutError::Remote)?;
-        Ok(Some((target.path, committed, Facts::default())))
     }
 
     pub(super) async fn settle(
@@ -507,18 +406,6 @@ impl Delivering {
         self.context.trouble(Some(&dirty.path), kind, message);
         Ok(())
     }
-}
-
-#[derive(Debug, Default)]
-struct Facts {
-    source_hash: Option<ContentHash>,
-    output_hash: Option<ContentHash>,
-    sent: u64,
-    steps: Vec<knarr_core::record::StepRecord>,
-}
-
-fn is_taken(error: &RemoteError) -> bool {
-    matches!(error.kind, ErrorKind::AlreadyExists | ErrorKind::Changed)
 }
 
 /// Whether what is there now is what the observation was about.

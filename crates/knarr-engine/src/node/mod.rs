@@ -16,11 +16,16 @@ mod observe;
 mod parts;
 mod place;
 mod progress;
+mod quarantine;
+mod room;
 mod scan;
 mod scans;
 mod schedule;
 mod spec;
+mod streamed;
+mod unpack;
 mod work;
+mod write;
 
 pub(crate) use crate::node::compare::{Comparing, Emptied, OTHER_PLACE, Scanned};
 pub(crate) use crate::node::deliver::Deletions;

@@ -12,7 +12,8 @@ use knarr_core::retry::RetryPolicy;
 use knarr_core::template::Template;
 use knarr_core::{Kind, RelPath};
 use knarr_remote::Remote;
-use knarr_steps::StepSpec;
+
+use crate::steps::Steps;
 
 /// When a job looks at its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub struct WatchJob {
     /// How long a file has to be at rest where nothing better says that it is complete.
     pub settle: Duration,
     /// What is done to a file on the way.
-    pub steps: Vec<StepSpec>,
+    pub steps: Steps,
     /// Where to.
     pub destination: Arc<dyn Remote>,
     /// The path below it.

@@ -25,6 +25,7 @@ use crate::node::progress::Progress;
 use crate::node::scans::Scans;
 use crate::node::spec::Looks;
 use crate::put::PutError;
+use crate::transfer::TransferError;
 
 /// How many paths are in flight at most, staged ones included.
 const WINDOW: usize = 1_024;
@@ -361,6 +362,14 @@ impl Working {
                 tokio::task::yield_now().await;
                 return Ok(());
             }
+        }
+        if let PutError::Transfer(TransferError::Left(reason)) = error {
+            self.delivering
+                .record_failure(dirty, Action::Parked, reason)
+                .await?;
+            return journal
+                .fail(dirty, reason, Next::Park(reason.clone()))
+                .await;
         }
         if error.is_changed() && self.delivering.job.looks == Looks::InRuns {
             return journal.settle(dirty).await;

@@ -12,5 +12,6 @@ mod node_after;
 mod outbox;
 mod pickup;
 mod recovery;
+mod steps;
 mod support;
 mod two_way;

@@ -14,6 +14,7 @@ use knarr_steps::StepSpec;
 use knarr_store::history::TracePath;
 use tokio::task::JoinHandle;
 
+use crate::steps::steps;
 use crate::support::{World, eventually, local, watch_job};
 
 pub(crate) struct Running {
@@ -129,7 +130,7 @@ async fn k7_a_restart_finds_what_changed_meanwhile_and_sends_nothing_twice() {
 async fn compressed_files_are_decompressed_into_the_place_the_template_names() {
     let world = World::new();
     let mut job = job(&world);
-    job.steps = vec![StepSpec::decompress()];
+    job.steps = steps(&world, vec![StepSpec::decompress()]);
     job.filter = Arc::new(Filter::new(["*.csv.gz"], []).unwrap());
     job.template = Template::parse("raw/{now:%Y}/").unwrap();
     let running = Running::start(&world, job);

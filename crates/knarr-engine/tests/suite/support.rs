@@ -13,7 +13,7 @@ use knarr_core::time::SystemClock;
 use knarr_engine::node::{Looks, WatchJob};
 use knarr_engine::observer::Collecting;
 use knarr_engine::oneshot::{Environment, OneShot, Report};
-use knarr_engine::{EngineError, Observer};
+use knarr_engine::{EngineError, Observer, Steps};
 use knarr_remote::Remote;
 use knarr_remote::local::LocalRemote;
 use knarr_store::{Store, StoreOptions};
@@ -144,7 +144,7 @@ pub(crate) fn watch_job(name: &str, source: &Path, destination: Arc<dyn Remote>)
         sources: vec![source.to_path_buf()],
         filter: Arc::new(Filter::new([], knarr_core::filter::TEMPORARY_NAMES).unwrap()),
         settle: Duration::from_millis(300),
-        steps: Vec::new(),
+        steps: Steps::default(),
         destination,
         template: Template::parse("").unwrap(),
         time_zone: jiff::tz::TimeZone::UTC,

@@ -1,82 +1,10 @@
 //! Messages to and from GnuPG.
 
-use std::path::Path;
-
 use knarr_steps::{Context, Keys, Secret, StepError};
-use tempfile::TempDir;
+pub(crate) use knarr_testkit::gpg::{ED25519, Gpg, RSA};
 
 use crate::files::{CHUNK_SIZES, Output, contents, context_with, run, run_one};
-use crate::programs::run_in;
 use crate::support::text;
-
-pub(crate) const RSA: &str =
-    "Key-Type: RSA\nKey-Length: 2048\nSubkey-Type: RSA\nSubkey-Length: 2048\n";
-pub(crate) const ED25519: &str =
-    "Key-Type: eddsa\nKey-Curve: ed25519\nSubkey-Type: ecdh\nSubkey-Curve: cv25519\n";
-
-/// A GnuPG of its own, with its own keys.
-pub(crate) struct Gpg {
-    home: TempDir,
-}
-
-impl Gpg {
-    pub(crate) fn new() -> Self {
-        let home = TempDir::new().unwrap();
-        // Otherwise a passphrase is made as slow as this machine allows.
-        std::fs::write(home.path().join("gpg-agent.conf"), "s2k-count 65536\n").unwrap();
-        Self { home }
-    }
-
-    fn at(&self) -> &Path {
-        self.home.path()
-    }
-
-    pub(crate) fn try_run(&self, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>, String> {
-        let home = self.at().to_str().unwrap();
-        let mut all = vec!["--homedir", home, "--batch", "--no-tty", "--yes", "--quiet"];
-        all.extend(["--pinentry-mode", "loopback", "--trust-model", "always"]);
-        if !arguments.contains(&"--passphrase") {
-            all.extend(["--passphrase", ""]);
-        }
-        all.extend(arguments);
-        run_in(self.at(), "gpg", &all, input)
-    }
-
-    pub(crate) fn run(&self, arguments: &[&str], input: &[u8]) -> Vec<u8> {
-        self.try_run(arguments, input)
-            .unwrap_or_else(|error| panic!("{error}"))
-    }
-
-    /// Makes a key with these parameters for a name.
-    pub(crate) fn generate(&self, kind: &str, name: &str, more: &[&str], protection: &str) {
-        let parameters = format!(
-            "{kind}Name-Real: {name}\nName-Email: {name}@example.org\n{protection}\n%commit\n"
-        );
-        let arguments = [more, &["--full-generate-key"]].concat();
-        self.run(&arguments, parameters.as_bytes());
-    }
-
-    pub(crate) fn public(&self, name: &str) -> Vec<u8> {
-        self.run(&["--armor", "--export", name], b"")
-    }
-
-    pub(crate) fn secret(&self, name: &str) -> Vec<u8> {
-        self.run(&["--armor", "--export-secret-keys", name], b"")
-    }
-}
-
-/// The agent would stay for ever.
-impl Drop for Gpg {
-    fn drop(&mut self) {
-        let home = self.at().to_str().unwrap().to_owned();
-        drop(run_in(
-            self.at(),
-            "gpgconf",
-            &["--homedir", &home, "--kill", "all"],
-            b"",
-        ));
-    }
-}
 
 /// Keys of ours, `our-key`, and of a partner, `partner.asc`, in one GnuPG.
 pub(crate) fn two_keys(kind: &str) -> (Gpg, Keys) {
@@ -312,23 +240,19 @@ fn keys_and_messages_of_the_new_packet_format_make_the_round_trip() {
     }
 }
 
-impl Gpg {
-    /// Revokes a key with the certificate that was made along with it.
-    pub(crate) fn revoke(&self, name: &str) {
-        let listed = self.run(&["--with-colons", "--fingerprint", name], b"");
-        let listed = String::from_utf8(listed).unwrap();
-        let line = listed
-            .lines()
-            .find(|line| line.starts_with("fpr:"))
-            .unwrap();
-        let fingerprint = line.split(':').nth(9).unwrap();
-        let path = self
-            .at()
-            .join(format!("openpgp-revocs.d/{fingerprint}.rev"));
-        let certificate = std::fs::read_to_string(path).unwrap();
-        self.run(
-            &["--import"],
-            certificate.replace(":-----BEGIN", "-----BEGIN").as_bytes(),
-        );
-    }
+/// Revokes a key with the certificate that was made along with it.
+pub(crate) fn revoke(gpg: &Gpg, name: &str) {
+    let listed = gpg.run(&["--with-colons", "--fingerprint", name], b"");
+    let listed = String::from_utf8(listed).unwrap();
+    let line = listed
+        .lines()
+        .find(|line| line.starts_with("fpr:"))
+        .unwrap();
+    let fingerprint = line.split(':').nth(9).unwrap();
+    let path = gpg.at().join(format!("openpgp-revocs.d/{fingerprint}.rev"));
+    let certificate = std::fs::read_to_string(path).unwrap();
+    gpg.run(
+        &["--import"],
+        certificate.replace(":-----BEGIN", "-----BEGIN").as_bytes(),
+    );
 }

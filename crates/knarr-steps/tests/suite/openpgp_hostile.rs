@@ -3,7 +3,7 @@
 use knarr_steps::{CryptoFault, KeyFault, Keys, Secret, StepError};
 
 use crate::files::{context_with, run, run_one, steps};
-use crate::openpgp::{DECRYPT, DECRYPT_SIGNED, ED25519, Gpg, RSA, decrypt, two_keys};
+use crate::openpgp::{DECRYPT, DECRYPT_SIGNED, ED25519, Gpg, RSA, decrypt, revoke, two_keys};
 use crate::support::text;
 
 const VERIFY: &str = "[{ verify: { signed_by: [partner.asc] } }]";
@@ -239,7 +239,7 @@ fn h22_expired_and_revoked_keys_are_refused_by_name() {
     let message = gpg.run(&sign, b"content");
     let before = context_with(keys(gpg.public("revoked")));
     assert!(run_one(DECRYPT_SIGNED, &before, "a", &message).is_ok());
-    gpg.revoke("revoked");
+    revoke(&gpg, "revoked");
     let after = context_with(keys(gpg.public("revoked")));
     let result = run_one(DECRYPT_SIGNED, &after, "a", &message);
     assert!(matches!(fault(result), CryptoFault::KeyRevoked(_)));

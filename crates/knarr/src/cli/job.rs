@@ -492,6 +492,7 @@ pub(crate) async fn engine_job(job: Job, opener: &Opener<'_>) -> Result<WatchJob
         Some(rate) => limited(opened.remote, &Bandwidth::new(rate)),
         None => opened.remote,
     };
+    let steps = opener.steps(job.steps, &job.key_files).await?;
     Ok(WatchJob {
         name: job.name,
         looks: if job.from.is_some() {
@@ -502,7 +503,7 @@ pub(crate) async fn engine_job(job: Job, opener: &Opener<'_>) -> Result<WatchJob
         sources: job.watch,
         filter: Arc::new(job.filter),
         settle: job.settle.unwrap_or(USUAL_SETTLE),
-        steps: job.steps,
+        steps,
         destination,
         template: job.to.template,
         time_zone: job.time_zone,

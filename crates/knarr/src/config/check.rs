@@ -2,6 +2,7 @@
 
 mod endpoints;
 mod schedule;
+mod steps;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -15,7 +16,6 @@ use knarr_core::retry::RetryPolicy;
 use knarr_core::template::Template;
 use knarr_core::units::{ByteSize, Span};
 use knarr_core::{RelPath, path::PathError};
-use knarr_steps::StepSpec;
 
 use crate::config::node::{Key, Node, Value};
 use crate::config::problem::Problem;
@@ -232,18 +232,7 @@ impl Checker<'_> {
         let retry = self.retry(&shape.retry, place);
         let bandwidth = self.bandwidth(shape.bandwidth.as_ref(), &place.of("bandwidth"));
         let after = self.after(shape.after.as_ref(), place);
-        if shape.steps.value.len() > knarr_steps::MAX_STEPS {
-            let message = format!("at most {} steps are possible", knarr_steps::MAX_STEPS);
-            self.problem(place.of("steps"), &shape.steps.span, message);
-        }
-        for step in &shape.steps.value {
-            // The library has them; what a job would do with several outputs, and with keys, comes later.
-            if !matches!(step, StepSpec::Decompress(_) | StepSpec::Compress(_)) {
-                let message = format!("jobs cannot do the step `{}` yet", step.name());
-                let help = "possible are `decompress` and `compress`";
-                self.helped(place.of("steps"), &shape.steps.span, message, help);
-            }
-        }
+        let key_files = self.steps(&shape, place);
         if let Some(deletes) = &shape.deletes
             && deletes.value == Deletes::Mirror
             && after != After::Keep
@@ -291,6 +280,7 @@ impl Checker<'_> {
             temporary: shape.matching.temporary.unwrap_or_default(),
             settle: shape.matching.settle.map(|span| span.0),
             steps: shape.steps.value,
+            key_files,
             to: to?,
             after,
             deletes,

@@ -166,6 +166,8 @@ pub struct Job {
     pub settle: Option<Duration>,
     /// What is done to the content on its way.
     pub steps: Vec<StepSpec>,
+    /// The files with public keys that the steps name, as they are written and where they are.
+    pub key_files: BTreeMap<String, PathBuf>,
     /// Where to.
     pub to: Destination,
     /// What becomes of the source.

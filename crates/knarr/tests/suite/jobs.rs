@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use knarr_testkit::gpg::{ED25519, Gpg, run_in};
 use knarr_testkit::proxy::{Action, Direction, Fault, FaultProxy};
 use knarr_testkit::sshd::Sshd;
 use knarr_testkit::wait_until;
@@ -199,8 +200,8 @@ fn what_is_wrong_with_a_schedule_or_an_order_of_jobs_is_told_where_it_stands() {
         ),
         ("to: b/", "no source is named"),
         (
-            "from: a/\n    to: b/\n    steps: [extract]",
-            "cannot do the step `extract` yet",
+            "from: a/\n    to: b/\n    steps: [extract]\n    deletes: mirror",
+            "`extract` makes several",
         ),
     ] {
         let place = Place::new();
@@ -210,4 +211,76 @@ fn what_is_wrong_with_a_schedule_or_an_order_of_jobs_is_told_where_it_stands() {
         assert!(checked.stderr.contains(told), "{job}: {checked:?}");
         assert!(checked.stderr.contains("knarr.yaml:"), "{job}: {checked:?}");
     }
+}
+
+#[test]
+fn k2_what_a_partner_encrypts_and_packs_is_verified_unpacked_and_removed() {
+    let server = Sshd::start();
+    let gpg = Gpg::new();
+    for name in ["ours", "partner"] {
+        gpg.generate(ED25519, name, &[], "%no-protection");
+    }
+    let place = partner(
+        &server,
+        server.port(),
+        "    after: delete\n    steps: [{ decrypt: { pgp: our-key, signed_by: [keys/partner.asc] } }, extract]\n",
+    );
+    let early = place.run(&["job", "run", "invoices"]);
+    assert!(
+        early.code == 2 && early.stderr.contains("our-key"),
+        "the secret is not there yet: {early:?}"
+    );
+    place
+        .run_with_input(&["secret", "set", "our-key"], &gpg.secret("ours"))
+        .good();
+    let missing = place.run(&["job", "run", "invoices"]);
+    assert!(
+        missing.code == 2 && missing.stderr.contains("keys/partner.asc"),
+        "{missing:?}"
+    );
+    fs::create_dir(place.path("keys")).unwrap();
+    fs::write(place.path("keys/partner.asc"), gpg.public("partner")).unwrap();
+    let making = tempfile::tempdir().unwrap();
+    for name in ["INV-1.xml", "INV-2.xml"] {
+        fs::write(making.path().join(name), name).unwrap();
+    }
+    run_in(
+        making.path(),
+        "zip",
+        &["-q", "all.zip", "INV-1.xml", "INV-2.xml"],
+        b"",
+    )
+    .unwrap();
+    let zip = fs::read(making.path().join("all.zip")).unwrap();
+    let signed = ["-e", "-r", "ours", "-s", "-u", "partner"];
+    let outbox = server.data_directory().join("outbox");
+    fs::write(outbox.join("all.zip.gpg"), gpg.run(&signed, &zip)).unwrap();
+    fs::write(
+        outbox.join("unsigned.zip.gpg"),
+        gpg.run(&["-e", "-r", "ours"], &zip),
+    )
+    .unwrap();
+    let done = place.run(&["job", "run", "invoices"]);
+    assert_eq!(done.code, 1, "one of them is not signed: {done:?}");
+    assert!(done.stderr.contains("unsigned.zip.gpg"), "{done:?}");
+    for name in ["INV-1.xml", "INV-2.xml"] {
+        assert_eq!(
+            fs::read_to_string(place.path("in").join(name)).unwrap(),
+            name
+        );
+    }
+    assert_eq!(fs::read_dir(place.path("in")).unwrap().count(), 2);
+    assert!(!outbox.join("all.zip.gpg").exists());
+    assert!(outbox.join("unsigned.zip.gpg").exists());
+    let parked = place.run(&["queue", "--parked"]).good();
+    assert!(
+        parked.contains("unsigned.zip.gpg") && parked.contains("sign"),
+        "{parked}"
+    );
+    let story = place.run(&["trace", "all.zip.gpg"]).good();
+    assert!(
+        story.contains("INV-1.xml") && story.contains("INV-2.xml") && story.contains("decrypt"),
+        "{story}"
+    );
+    place.run(&["audit", "verify"]).good();
 }

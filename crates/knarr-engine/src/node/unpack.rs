@@ -1,0 +1,310 @@
+//! Delivers what comes out of an archive: first all of it is verified, then each file gets its place.
+//!
+//! If that is interrupted, some of the files are at the destination and the archive is not on record as
+//! delivered: it is taken again, and what is there already is recognised by its content.
+
+use std::os::unix::fs::FileExt as _;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
+use knarr_core::record::{Action, CustodyRecord};
+use knarr_core::{ContentHash, Entry, Kind};
+use knarr_remote::Upload;
+
+use crate::context::Tally;
+use crate::error::EngineError;
+use crate::journal::Change;
+use crate::node::deliver::Delivering;
+use crate::node::place::Decided;
+use crate::node::quarantine::{Content, Item, Quarantine, Verified, What};
+use crate::node::room::{self, Landed, Otherwise, Room};
+use crate::node::write::{Delivered, is_taken};
+use crate::put::PutError;
+use crate::transfer::{self, Driven, TransferError};
+
+/// How many files of an archive are on their way at once.
+const WINDOW: usize = 256;
+/// How many records share a transaction.
+const RECORDS: usize = 500;
+/// How much is read from the quarantine at once.
+const CHUNK_BYTES: u64 = 256 * 1024;
+
+/// What became of one file of an archive.
+enum Placed {
+    Landed(Box<Landed>),
+    /// Something else has its name and stays.
+    Left(Box<Entry>),
+}
+
+impl Delivering {
+    /// Unpacks an archive and delivers all that is in it, or nothing. What came out is on record when this
+    /// returns, but for the first file, with which the archive is recorded as delivered.
+    pub(super) async fn unpack(
+        &self,
+        entry: &Entry,
+        decided: &mut Decided,
+        record: &CustodyRecord,
+    ) -> Result<Delivered, PutError> {
+        // Whatever has one of the names is looked at before anything is published.
+        decided.look = true;
+        let (verified, driven) = self.verify_archive(entry, decided).await?;
+        let verified = Arc::new(verified);
+        self.refuse_early(&verified, decided).await?;
+        let mut recording = Recording {
+            delivering: self,
+            record: CustodyRecord {
+                source_hash: Some(driven.source_hash),
+                steps: driven.steps.clone(),
+                ..record.clone()
+            },
+            first: None,
+            changes: Vec::new(),
+            sent: 0,
+        };
+        let mut items = verified.items().map_err(quarantined)?;
+        let mut under_way = FuturesUnordered::new();
+        loop {
+            while under_way.len() < WINDOW
+                && let Some(item) = items.next()
+            {
+                let item = item.map_err(quarantined)?;
+                under_way.push(self.place_item(entry, item, Arc::clone(&verified), decided));
+            }
+            let Some(placed) = under_way.next().await else {
+                break;
+            };
+            if let Some((item, placed)) = placed? {
+                recording.add(&item, placed).await?;
+            }
+        }
+        drop(under_way);
+        let (first, sent) = recording.finish().await?;
+        let Some(main) = first else {
+            return Err(room::refused(
+                "nothing that could be delivered came out of it".to_owned(),
+            ));
+        };
+        Ok(Delivered {
+            main,
+            others: Vec::new(),
+            source_hash: Some(driven.source_hash),
+            sent,
+            steps: driven.steps,
+        })
+    }
+
+    /// Reads the archive to its end, into the quarantine.
+    async fn verify_archive(
+        &self,
+        entry: &Entry,
+        decided: &mut Decided,
+    ) -> Result<(Verified, Driven), PutError> {
+        let Ok(_slot) = self.context.slots.acquire().await else {
+            return Err(PutError::Transfer(TransferError::Cancelled));
+        };
+        let steps = &self.job.steps;
+        let recipe = steps.recipe(self.context.clock.now());
+        let recipe = recipe.map_err(|error| PutError::Transfer(TransferError::Step(error)))?;
+        let opened = std::mem::take(&mut decided.opened);
+        let mut quarantine = Quarantine::open(steps).map_err(quarantined)?;
+        let transfer = self.transfer(entry, None, opened);
+        let driven = transfer::drive(&transfer, &recipe, &mut quarantine).await;
+        let driven = driven.map_err(PutError::Transfer)?;
+        let verified = tokio::task::spawn_blocking(move || quarantine.verified()).await;
+        let verified = verified
+            .map_err(|_panic| PutError::Engine(EngineError::Internal("a quarantine panicked")))?;
+        Ok((verified.map_err(quarantined)?, driven))
+    }
+
+    /// With `if_exists: fail`, one name that is taken is enough for nothing to be published.
+    async fn refuse_early(&self, verified: &Verified, decided: &Decided) -> Result<(), PutError> {
+        if self.job.if_exists != knarr_core::plan::IfExists::Fail {
+            return Ok(());
+        }
+        let looks =
+            futures::stream::iter(verified.items().map_err(quarantined)?).map(|item| async {
+                let item = item.map_err(quarantined)?;
+                match (self.room(&item.head(), decided).await?, &item.what) {
+                    (Room::Taken(there, Otherwise::Refuse(reason)), what) => {
+                        if self.is_there(&there, what).await? {
+                            Ok(())
+                        } else {
+                            Err(room::refused(reason))
+                        }
+                    }
+                    _ => Ok(()),
+                }
+            });
+        let mut looks = looks.buffer_unordered(WINDOW);
+        while let Some(looked) = looks.next().await {
+            looked?;
+        }
+        Ok(())
+    }
+
+    /// Brings one of them to its place.
+    async fn place_item(
+        &self,
+        entry: &Entry,
+        item: Item,
+        verified: Arc<Verified>,
+        decided: &Decided,
+    ) -> Result<Option<(Item, Placed)>, PutError> {
+        if item.what == What::Directory
+            && !self.context.destination.describe().capabilities.directories
+        {
+            return Ok(None);
+        }
+        let hash = match &item.what {
+            What::File(content) => Some(content.hash),
+            What::Directory | What::Symlink { .. } => None,
+        };
+        for _ in 0..3 {
+            if self.context.cancel.is_cancelled() {
+                return Err(PutError::Transfer(TransferError::Cancelled));
+            }
+            let (path, replace) = match self.room(&item.head(), decided).await? {
+                Room::Free(path, replace) => (path, replace),
+                Room::Taken(there, _) if self.is_there(&there, &item.what).await? => {
+                    let landed = room::landed_before(*there, hash);
+                    return Ok(Some((item, Placed::Landed(Box::new(landed)))));
+                }
+                Room::Taken(_, Otherwise::Write(path, replace)) => (path, replace),
+                Room::Taken(there, Otherwise::Leave) => {
+                    return Ok(Some((item, Placed::Left(there))));
+                }
+                Room::Taken(_, Otherwise::Refuse(reason)) => return Err(room::refused(reason)),
+            };
+            let Ok(slot) = self.context.slots.acquire().await else {
+                return Err(PutError::Transfer(TransferError::Cancelled));
+            };
+            let action = room::action_of(&replace);
+            let upload = self
+                .open_output(entry, &item.head(), &path, replace)
+                .await?;
+            let staged = stage_item(upload, &item.what, &verified).await?;
+            let slot = transfer::after_staging(slot, &staged);
+            let landed = self.land(staged, hash, action).await;
+            drop(slot);
+            match landed {
+                Ok(landed) => return Ok(Some((item, Placed::Landed(Box::new(landed))))),
+                // Somebody was faster: what is there now is looked at.
+                Err(PutError::Remote(error)) if is_taken(&error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(PutError::Transfer(TransferError::Changed))
+    }
+
+    /// Whether what is at the destination is what came out.
+    async fn is_there(&self, there: &Entry, what: &What) -> Result<bool, PutError> {
+        match what {
+            What::File(content) => self.holds(there, content.length, content.hash).await,
+            What::Directory => Ok(there.kind == Kind::Directory),
+            What::Symlink { target } => {
+                Ok(there.kind == Kind::Symlink && there.link_target.as_deref() == Some(target))
+            }
+        }
+    }
+}
+
+/// Records what was delivered, many in one transaction.
+struct Recording<'a> {
+    delivering: &'a Delivering,
+    /// That of the archive; each file gets a copy.
+    record: CustodyRecord,
+    /// With it the archive is recorded as delivered: a file, if there is one.
+    first: Option<Landed>,
+    changes: Vec<Change>,
+    sent: u64,
+}
+
+impl Recording<'_> {
+    async fn add(&mut self, item: &Item, placed: Placed) -> Result<(), PutError> {
+        let landed = match placed {
+            Placed::Landed(landed) => *landed,
+            Placed::Left(there) => Landed {
+                action: Action::Skipped,
+                ..room::landed_before(*there, None)
+            },
+        };
+        if let (What::File(content), Action::Created | Action::Updated) =
+            (&item.what, landed.action)
+        {
+            self.sent += content.length;
+        }
+        let is_file = |landed: &Landed| landed.committed.entry.kind == Kind::File;
+        let Some(first) = self.first.take() else {
+            self.first = Some(landed);
+            return Ok(());
+        };
+        let (first, other) = match (is_file(&first), is_file(&landed)) {
+            (false, true) => (landed, first),
+            _ => (first, landed),
+        };
+        self.first = Some(first);
+        self.note(other).await
+    }
+
+    async fn note(&mut self, landed: Landed) -> Result<(), PutError> {
+        let record = self.delivering.output_record(&self.record, &landed);
+        self.changes.push(Change::Custody(Box::new(record)));
+        if self.changes.len() >= RECORDS {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> Result<(), PutError> {
+        let changes = std::mem::take(&mut self.changes);
+        let journal = &self.delivering.context.journal;
+        journal.record(changes).await.map_err(PutError::Engine)
+    }
+
+    async fn finish(mut self) -> Result<(Option<Landed>, u64), PutError> {
+        self.flush().await?;
+        Tally::add(&self.delivering.context.tally.sent, self.sent);
+        Ok((self.first, self.sent))
+    }
+}
+
+async fn stage_item(
+    mut upload: Box<dyn Upload>,
+    what: &What,
+    verified: &Verified,
+) -> Result<knarr_remote::Staged, PutError> {
+    let at_destination = |error| PutError::Transfer(TransferError::Destination(error));
+    let (length, hash) = match what {
+        What::File(Content {
+            offset,
+            length,
+            hash,
+        }) => {
+            let mut done = 0;
+            while done < *length {
+                let wanted = CHUNK_BYTES.min(length - done);
+                let mut chunk = vec![0; usize::try_from(wanted).unwrap_or_default()];
+                // From the page cache, as a rule: it was written a moment ago.
+                let read = verified.contents.read_exact_at(&mut chunk, offset + done);
+                if let Err(error) = read {
+                    upload.abort().await;
+                    return Err(quarantined(error));
+                }
+                if let Err(error) = upload.write(Bytes::from(chunk)).await {
+                    upload.abort().await;
+                    return Err(at_destination(error));
+                }
+                done += wanted;
+            }
+            (*length, *hash)
+        }
+        What::Directory | What::Symlink { .. } => (0, ContentHash::of(b"")),
+    };
+    upload.stage(length, hash).await.map_err(at_destination)
+}
+
+fn quarantined(error: std::io::Error) -> PutError {
+    PutError::Transfer(TransferError::Quarantine(error))
+}
