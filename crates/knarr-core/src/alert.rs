@@ -22,7 +22,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::time::Timestamp;
-pub use hours::{Deadline, HoursError, QuietHours, Weekdays};
+pub use hours::{Deadline, Hours, HoursError, QuietHours, Weekdays};
 pub use rule::{Condition, Escalation, Recovery, Rule, Severity, Subject, SubjectKind};
 
 /// The longest reason that is kept, in bytes.

@@ -75,6 +75,7 @@ pub fn template(bytes: &[u8]) {
         mtime: None,
         now: Timestamp::from_seconds(1_795_251_600),
         time_zone: &TimeZone::UTC,
+        matched: None,
     };
     if let Ok(filled) = template.fill(&input) {
         assert!(RelPath::new(filled.as_bytes()).is_ok());

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::entry::{Entry, Kind};
 use crate::path::RelPath;
+use crate::pattern::Pattern;
 use crate::time::Timestamp;
 
 /// Names that editors and desktop programs use for a moment; left out of watched folders by default.
@@ -44,6 +45,12 @@ pub struct Filter {
     pub min_age: Option<Duration>,
     /// Leave out files that changed longer ago.
     pub max_age: Option<Duration>,
+    /// Leave out files whose path does not match.
+    pub pattern: Option<Pattern>,
+    /// Leave out files that changed before this.
+    pub modified_from: Option<Timestamp>,
+    /// Leave out files that changed at this moment or later.
+    pub modified_until: Option<Timestamp>,
 }
 
 /// A glob that cannot be read.
@@ -129,10 +136,23 @@ impl Filter {
         })
     }
 
+    /// This filter with the globs of another one.
+    #[must_use]
+    pub fn with_globs_of(self, other: Self) -> Self {
+        Self {
+            include: other.include,
+            exclude: other.exclude,
+            ..self
+        }
+    }
+
     /// Whether everything passes.
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.include.is_none() && self.exclude.is_none() && !self.limits_entries()
+        self.include.is_none()
+            && self.exclude.is_none()
+            && self.pattern.is_none()
+            && !self.limits_entries()
     }
 
     /// Whether size or age matter, so that [`Filter::takes_entry`] has to be asked.
@@ -142,6 +162,8 @@ impl Filter {
             || self.max_size.is_some()
             || self.min_age.is_some()
             || self.max_age.is_some()
+            || self.modified_from.is_some()
+            || self.modified_until.is_some()
     }
 
     /// Whether the path is meant, by its name alone. `false` for a directory leaves out all below.
@@ -154,11 +176,17 @@ impl Filter {
         {
             return false;
         }
-        kind == Kind::Directory
-            || self
-                .include
-                .as_ref()
-                .is_none_or(|globs| globs.matches(path))
+        kind == Kind::Directory || (self.includes(path) && self.fits_pattern(path))
+    }
+
+    fn includes(&self, path: &RelPath) -> bool {
+        let include = self.include.as_ref();
+        include.is_none_or(|globs| globs.matches(path))
+    }
+
+    fn fits_pattern(&self, path: &RelPath) -> bool {
+        let pattern = self.pattern.as_ref();
+        pattern.is_none_or(|pattern| pattern.matches(path))
     }
 
     /// The same for a path that did not come from walking down from the root: no directory above
@@ -190,6 +218,16 @@ impl Filter {
             && self
                 .max_age
                 .is_none_or(|most| age.is_none_or(|age| age <= most))
+            && !self.is_before(entry)
+            && !self.is_after(entry)
+    }
+
+    fn is_before(&self, entry: &Entry) -> bool {
+        matches!((entry.mtime, self.modified_from), (Some(at), Some(from)) if at < from)
+    }
+
+    fn is_after(&self, entry: &Entry) -> bool {
+        matches!((entry.mtime, self.modified_until), (Some(at), Some(until)) if at >= until)
     }
 }
 
@@ -201,6 +239,8 @@ pub enum NotMeant {
     Excluded,
     /// No include matches it.
     NotIncluded,
+    /// It does not match the regular expression.
+    NotMatching,
     /// It is smaller than the least size.
     TooSmall,
     /// It is larger than the greatest size.
@@ -209,6 +249,10 @@ pub enum NotMeant {
     TooYoung,
     /// It changed longer ago than the greatest age.
     TooOld,
+    /// It changed before the first moment that counts.
+    BeforeWindow,
+    /// It changed after the last moment that counts.
+    AfterWindow,
 }
 
 impl fmt::Display for NotMeant {
@@ -216,10 +260,13 @@ impl fmt::Display for NotMeant {
         f.write_str(match self {
             Self::Excluded => "it matches `exclude`",
             Self::NotIncluded => "it matches none of `include`",
+            Self::NotMatching => "its path does not match `regex`",
             Self::TooSmall => "it is smaller than `min_size`",
             Self::TooLarge => "it is larger than `max_size`",
             Self::TooYoung => "it changed less than `min_age` ago",
             Self::TooOld => "it changed more than `max_age` ago",
+            Self::BeforeWindow => "it changed before `modified_from`, or before the last run",
+            Self::AfterWindow => "it changed after `modified_until`",
         })
     }
 }
@@ -234,6 +281,8 @@ impl Filter {
             let excluded = !self.takes_path_from_root(&entry.path, Kind::Directory);
             return Some(if excluded {
                 NotMeant::Excluded
+            } else if self.includes(&entry.path) {
+                NotMeant::NotMatching
             } else {
                 NotMeant::NotIncluded
             });
@@ -249,8 +298,12 @@ impl Filter {
             NotMeant::TooLarge
         } else if is_less(self.min_age) {
             NotMeant::TooYoung
-        } else {
+        } else if matches!((age, self.max_age), (Some(age), Some(most)) if age > most) {
             NotMeant::TooOld
+        } else if self.is_before(entry) {
+            NotMeant::BeforeWindow
+        } else {
+            NotMeant::AfterWindow
         })
     }
 }
@@ -309,6 +362,9 @@ mod tests {
             max_size: Some(20),
             min_age: Some(Duration::from_secs(60)),
             max_age: Some(Duration::from_secs(600)),
+            pattern: Some(Pattern::new("(tmp/)?[a-m].*").unwrap()),
+            modified_from: Some(Timestamp::from_seconds(9_600)),
+            modified_until: Some(Timestamp::from_seconds(9_920)),
             ..Filter::new(["*.csv"], ["tmp"]).unwrap()
         };
         let now = Timestamp::from_seconds(10_000);
@@ -320,6 +376,9 @@ mod tests {
             ("a.csv", 21, 100, Some(NotMeant::TooLarge)),
             ("a.csv", 15, 10, Some(NotMeant::TooYoung)),
             ("a.csv", 15, 1_000, Some(NotMeant::TooOld)),
+            ("z.csv", 15, 100, Some(NotMeant::NotMatching)),
+            ("a.csv", 15, 401, Some(NotMeant::BeforeWindow)),
+            ("a.csv", 15, 80, Some(NotMeant::AfterWindow)),
         ] {
             let mut entry = Entry::file(path(name), size);
             entry.mtime = Some(Timestamp::from_seconds(10_000 - age));

@@ -14,6 +14,8 @@ pub enum After {
     Delete,
     /// It is moved into this directory, relative to the watched directory; `done/` is usual.
     Move(String),
+    /// This is added to its name, such as `.done`.
+    Rename(String),
 }
 
 /// What a deletion at the source means for the destination.

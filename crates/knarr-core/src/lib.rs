@@ -5,13 +5,17 @@
 
 pub mod alert;
 mod bytes_serde;
+pub mod choose;
 pub mod entry;
 pub mod exercise;
 pub mod filter;
 pub mod hash;
 pub mod job;
 pub mod location;
+pub mod matching;
+pub mod moment;
 pub mod path;
+pub mod pattern;
 pub mod plan;
 pub mod record;
 pub mod retry;

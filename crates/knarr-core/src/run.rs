@@ -18,6 +18,8 @@ pub enum RunState {
     Failed,
     /// The process ended before the run did; the next run goes on from there.
     Interrupted,
+    /// It was not the time for it: a condition of the job did not hold. Nothing was looked at or moved.
+    Skipped,
 }
 
 /// What happens to a run.
@@ -35,6 +37,8 @@ pub enum RunEvent {
     Failed,
     /// It was stopped, or its process is gone.
     Interrupted,
+    /// A condition of the job does not hold.
+    Skipped,
 }
 
 /// A run: its state, changed only through [`Run::apply`].
@@ -85,12 +89,14 @@ impl Run {
             (RunState::Running, RunEvent::Finished { .. }) => RunState::Partial,
             (RunState::Running, RunEvent::Failed) => RunState::Failed,
             (RunState::Running, RunEvent::Interrupted) => RunState::Interrupted,
+            (RunState::Running, RunEvent::Skipped) => RunState::Skipped,
             (
                 state @ (RunState::Held
                 | RunState::Done
                 | RunState::Partial
                 | RunState::Failed
-                | RunState::Interrupted),
+                | RunState::Interrupted
+                | RunState::Skipped),
                 event,
             ) => return Err(IllegalTransition { state, event }),
         };
@@ -109,6 +115,7 @@ impl RunState {
             Self::Partial => "partial",
             Self::Failed => "failed",
             Self::Interrupted => "interrupted",
+            Self::Skipped => "skipped",
         }
     }
 
@@ -122,6 +129,7 @@ impl RunState {
             Self::Partial,
             Self::Failed,
             Self::Interrupted,
+            Self::Skipped,
         ]
         .into_iter()
         .find(|state| state.name() == name)
@@ -151,7 +159,12 @@ mod tests {
 
     #[test]
     fn names_read_back() {
-        for state in [RunState::Running, RunState::Held, RunState::Interrupted] {
+        for state in [
+            RunState::Running,
+            RunState::Held,
+            RunState::Interrupted,
+            RunState::Skipped,
+        ] {
             assert_eq!(RunState::from_name(state.name()), Some(state));
         }
     }

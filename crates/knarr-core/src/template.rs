@@ -6,6 +6,7 @@
 use jiff::tz::TimeZone;
 
 use crate::path::{PathError, RelPath};
+use crate::pattern::Pattern;
 use crate::time::Timestamp;
 
 /// A destination path with placeholders.
@@ -25,6 +26,8 @@ enum Part {
     Directory,
     Mtime(String),
     Now(String),
+    /// A named group of the expression that the source's path matches.
+    Group(String),
 }
 
 /// What a template is filled with.
@@ -38,6 +41,8 @@ pub struct TemplateInput<'a> {
     pub now: Timestamp,
     /// The zone in which dates are written.
     pub time_zone: &'a TimeZone,
+    /// The expression with named groups, and the path that matched it: the one at the source.
+    pub matched: Option<(&'a Pattern, &'a RelPath)>,
 }
 
 /// Why a template is none.
@@ -45,7 +50,7 @@ pub struct TemplateInput<'a> {
 pub enum TemplateError {
     /// An unknown placeholder.
     #[error(
-        "`{{{0}}}` is not a placeholder: use {{name}}, {{stem}}, {{extension}}, {{dir}}, {{mtime:%Y/%m/%d}} or {{now:%Y-%m-%d}}"
+        "`{{{0}}}` is not a placeholder: use {{name}}, {{stem}}, {{extension}}, {{dir}}, {{mtime:%Y/%m/%d}}, {{now:%Y-%m-%d}} or a named group of `match.regex`"
     )]
     Unknown(String),
     /// A brace without its partner.
@@ -65,6 +70,14 @@ impl Template {
     /// # Errors
     /// A [`TemplateError`].
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
+        Self::parse_with(text, None)
+    }
+
+    /// The same where the named groups of an expression are placeholders, too. The fixed ones come first.
+    ///
+    /// # Errors
+    /// A [`TemplateError`].
+    pub fn parse_with(text: &str, pattern: Option<&Pattern>) -> Result<Self, TemplateError> {
         let unclosed = || TemplateError::Unclosed(text.to_owned());
         let (mut parts, mut literal) = (Vec::new(), String::new());
         let mut rest = text.chars();
@@ -83,7 +96,7 @@ impl Template {
                     if !literal.is_empty() {
                         parts.push(Part::Text(std::mem::take(&mut literal)));
                     }
-                    parts.push(placeholder(inside)?);
+                    parts.push(placeholder(inside, pattern)?);
                     rest = behind.chars();
                 }
                 '}' => return Err(unclosed()),
@@ -147,6 +160,11 @@ impl Template {
                     push_date(&mut bytes, format, input.mtime.unwrap_or(input.now), input);
                 }
                 Part::Now(format) => push_date(&mut bytes, format, input.now, input),
+                Part::Group(name) => {
+                    if let Some((pattern, path)) = input.matched {
+                        bytes.extend_from_slice(pattern.group(path, name).unwrap_or_default());
+                    }
+                }
             }
         }
         // An empty {dir} leaves a slash too many; anything else that is odd is refused.
@@ -170,7 +188,7 @@ fn push_date(bytes: &mut Vec<u8>, format: &str, at: Timestamp, input: &TemplateI
     bytes.extend_from_slice(text.as_bytes());
 }
 
-fn placeholder(inside: &str) -> Result<Part, TemplateError> {
+fn placeholder(inside: &str, pattern: Option<&Pattern>) -> Result<Part, TemplateError> {
     let (name, format) = match inside.split_once(':') {
         Some((name, format)) => (name, Some(format)),
         None => (inside, None),
@@ -182,6 +200,11 @@ fn placeholder(inside: &str) -> Result<Part, TemplateError> {
         ("dir", None) => Ok(Part::Directory),
         ("mtime", Some(format)) => Ok(Part::Mtime(checked_format(format)?)),
         ("now", Some(format)) => Ok(Part::Now(checked_format(format)?)),
+        (group, None)
+            if pattern.is_some_and(|pattern| pattern.names().any(|name| name == group)) =>
+        {
+            Ok(Part::Group(group.to_owned()))
+        }
         _ => Err(TemplateError::Unknown(inside.to_owned())),
     }
 }
@@ -209,6 +232,7 @@ mod tests {
             mtime: Some(Timestamp::from_seconds(1_795_251_600)),
             now: Timestamp::from_seconds(1_795_338_000),
             time_zone: &TimeZone::UTC,
+            matched: None,
         };
         Template::parse(template)?
             .fill(&input)
@@ -247,6 +271,26 @@ mod tests {
     }
 
     #[test]
+    fn k12_what_a_name_matched_stays_below_the_destination() {
+        let pattern = Pattern::new(r"(?<year>\d{4})-(?<rest>.*)\.csv").unwrap();
+        let template = Template::parse_with("{year}/{rest}/", Some(&pattern)).unwrap();
+        let fill = |text: &str| {
+            let path = RelPath::new(text.as_bytes()).unwrap();
+            let input = TemplateInput {
+                path: &path,
+                mtime: None,
+                now: Timestamp::from_seconds(0),
+                time_zone: &TimeZone::UTC,
+                matched: Some((&pattern, &path)),
+            };
+            template.fill(&input).map(|path| path.to_string())
+        };
+        assert_eq!(fill("2026-a.csv").unwrap(), "2026/a/2026-a.csv");
+        assert!(fill("2026-...csv").is_err());
+        assert!(Template::parse("{year}/").is_err());
+    }
+
+    #[test]
     fn h58_only_known_placeholders_are_taken() {
         for text in [
             "{x}",
@@ -265,7 +309,7 @@ mod tests {
         #[test]
         fn any_template_gives_a_path_or_an_error(template in ".{0,20}", path in "[a.{}/]{1,9}") {
             if let (Ok(template), Ok(path)) = (Template::parse(&template), RelPath::new(path.into_bytes())) {
-                let input = TemplateInput { path: &path, mtime: None, now: Timestamp::from_seconds(0), time_zone: &TimeZone::UTC };
+                let input = TemplateInput { path: &path, mtime: None, now: Timestamp::from_seconds(0), time_zone: &TimeZone::UTC, matched: None };
                 if let Ok(filled) = template.fill(&input) {
                     prop_assert!(RelPath::new(filled.as_bytes()).is_ok());
                 }

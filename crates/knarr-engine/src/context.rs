@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::commit::CommitQueue;
 use crate::error::EngineError;
+use crate::inspect::FileChecks;
 use crate::journal::Journal;
 use crate::observer::{Event, Observer, Trouble};
 
@@ -27,6 +28,8 @@ pub(crate) struct Context {
     pub(crate) policy: Policy,
     pub(crate) verify: Verify,
     pub(crate) after: After,
+    /// What is asked of each file's content.
+    pub(crate) checks: Arc<FileChecks>,
     pub(crate) retry: RetryPolicy,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) clock: Arc<dyn Clock>,

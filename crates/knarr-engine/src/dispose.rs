@@ -33,11 +33,17 @@ pub(crate) async fn dispose(context: &Arc<Context>, entry: &Entry) -> Result<(),
             let done = results.pop().unwrap_or(Ok(()));
             (Action::SourceRemoved, done.map(|()| None))
         }
-        After::Move(directory) => {
-            let done = move_aside(context, entry, directory).await;
+        After::Move(_) | After::Rename(_) => {
+            let done = match aside(&context.after, &entry.path) {
+                Ok(aside) => move_aside(context, &entry.path, aside).await,
+                Err(error) => Err(invalid(&error)),
+            };
             (Action::SourceMoved, done.map(Some))
         }
     };
+    if done.is_ok() {
+        dispose_company(context, entry).await;
+    }
     let mut record = context.journal.custody(action, entry, Side::Destination);
     // It stays on its side. Where it was delivered to is told by the record of that.
     record.destination.clear();
@@ -73,37 +79,65 @@ pub(crate) async fn dispose(context: &Arc<Context>, entry: &Entry) -> Result<(),
     context.journal.record(changes).await
 }
 
-/// The name of a delivered source in the directory it is moved to.
+/// The name of a delivered source in the directory it is moved to, or with what is added to it.
 ///
 /// # Errors
 /// If that is no path.
-pub(crate) fn aside(directory: &str, path: &RelPath) -> Result<RelPath, PathError> {
-    RelPath::new(directory.trim_matches('/').as_bytes()).and_then(|directory| directory.join(path))
+pub(crate) fn aside(after: &After, path: &RelPath) -> Result<RelPath, PathError> {
+    match after {
+        After::Move(directory) => RelPath::new(directory.trim_matches('/').as_bytes())
+            .and_then(|directory| directory.join(path)),
+        After::Rename(suffix) => path.with_name(&[path.name(), suffix.as_bytes()].concat()),
+        After::Keep | After::Delete => Ok(path.clone()),
+    }
 }
 
-/// Gives the source its name below `directory`, or the next free one beside it. Returns that.
+fn invalid(error: &PathError) -> RemoteError {
+    let message = error.to_string();
+    RemoteError::new(ErrorKind::InvalidName, "move the source aside", message)
+}
+
+/// Gives the source its other name, or the next free one beside it. Returns that.
 async fn move_aside(
     context: &Context,
-    entry: &Entry,
-    directory: &str,
+    path: &RelPath,
+    aside: RelPath,
 ) -> Result<RelPath, RemoteError> {
-    let invalid = |error: PathError| {
-        RemoteError::new(
-            ErrorKind::InvalidName,
-            "move the source aside",
-            error.to_string(),
-        )
-    };
-    let aside = aside(directory, &entry.path).map_err(invalid)?;
     let options = || RenameOptions {
         replace: Replace::Nothing,
     };
-    match context.source.rename(&entry.path, &aside, options()).await {
+    match context.source.rename(path, &aside, options()).await {
         Err(error) if error.kind == ErrorKind::AlreadyExists => {
             let free = put::free_name(context.source.as_ref(), &aside).await?;
-            context.source.rename(&entry.path, &free, options()).await?;
+            context.source.rename(path, &free, options()).await?;
             Ok(free)
         }
         other => other.map(|_entry| aside),
+    }
+}
+
+/// What came along with a file, its checksum, goes the same way. If that fails, it stays: nobody needs it.
+async fn dispose_company(context: &Context, entry: &Entry) {
+    let Some(side) = context.checks.side_file(&entry.path) else {
+        return;
+    };
+    let done = match &context.after {
+        After::Keep => return,
+        After::Delete => {
+            let removal = Removal {
+                path: side.clone(),
+                kind: Kind::File,
+                seen: None,
+            };
+            let mut results = context.source.remove(&[removal]).await;
+            results.pop().unwrap_or(Ok(()))
+        }
+        After::Move(_) | After::Rename(_) => match aside(&context.after, &side) {
+            Ok(aside) => move_aside(context, &side, aside).await.map(drop),
+            Err(error) => Err(invalid(&error)),
+        },
+    };
+    if let Err(error) = done {
+        tracing::warn!(path = %side, %error, "the file with the checksum stays at the source");
     }
 }

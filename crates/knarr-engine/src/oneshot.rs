@@ -192,6 +192,7 @@ impl Prepared {
             policy: adjusted(&spec),
             verify: spec.verify,
             after: spec.after.clone(),
+            checks: Arc::default(),
             retry: spec.retry,
             observer: Arc::clone(&environment.observer),
             clock: Arc::clone(&environment.clock),

@@ -6,20 +6,26 @@
 //! and not recorded is recognised, what was delivered and could not be removed is removed by the next run
 //! and not delivered twice, and what could not be delivered stays in the set.
 
-use std::sync::Arc;
+mod preview;
+
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use knarr_core::entry::{Entry, Kind};
 use knarr_core::job::{After, Deletes};
 use knarr_core::plan::{MassDeletion, NoRenames, Side};
-use knarr_core::run::RunEvent;
+use knarr_core::run::{RunEvent, RunState};
 use knarr_core::tree::TreeItem;
 use knarr_core::{RelPath, Timestamp};
 use knarr_remote::{ListOptions, Listing, Remote};
+use knarr_store::runs::RunFilter;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::conditions::{Conditions, Refusal, Surveyed};
 use crate::context::Context;
 use crate::error::EngineError;
 use crate::journal::{As, Journal, PairLabel};
@@ -30,6 +36,8 @@ use crate::node::{
 use crate::oneshot::Environment;
 use crate::report::Report;
 use crate::tidy::{self, Sweep};
+
+pub use self::preview::{Preview, Verdict};
 
 /// A job that takes what a place has whenever it runs.
 #[derive(Debug, Clone)]
@@ -63,6 +71,9 @@ impl Cause {
     }
 }
 
+/// How often a run looks whether it may go on.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
+
 /// What a run writes into the history as its kind.
 const KIND: &str = "pickup";
 
@@ -89,6 +100,46 @@ impl PickupJob {
     /// If another run of the job is under way, or the state cannot be read or written. A place that does
     /// not answer is no error but a run that failed, as the report says.
     pub async fn run(&self, environment: &Environment, cause: Cause) -> Result<Ended, EngineError> {
+        let as_of_now = self.as_of_now(environment).await?;
+        as_of_now.run_as_it_is(environment, cause).await
+    }
+
+    /// The job with all that depends on the time fixed.
+    async fn as_of_now(&self, environment: &Environment) -> Result<Self, EngineError> {
+        let Some(matching) = &self.job.matching else {
+            return Ok(self.clone());
+        };
+        let job = self.job.name.clone();
+        let last = environment.store.read_async(move |reader| {
+            let filter = RunFilter {
+                job: Some(job),
+                state: Some(RunState::Done),
+                ..RunFilter::default()
+            };
+            reader.runs(&filter, 1)
+        });
+        let last = last.await.map_err(EngineError::Store)?;
+        let last = last.first().map(|run| run.started_at);
+        let filter = matching.at(environment.clock.now(), last);
+        let filter = filter.map_err(|error| EngineError::Job {
+            job: self.job.name.clone(),
+            reason: error.to_string(),
+        })?;
+        let job = WatchJob {
+            filter: Arc::new(filter),
+            ..self.job.as_ref().clone()
+        };
+        Ok(Self {
+            job: Arc::new(job),
+            source: Arc::clone(&self.source),
+        })
+    }
+
+    async fn run_as_it_is(
+        &self,
+        environment: &Environment,
+        cause: Cause,
+    ) -> Result<Ended, EngineError> {
         let label = self.label();
         // Several jobs may take different files from one place to another.
         let own = PairLabel {
@@ -124,12 +175,22 @@ impl PickupJob {
         let given_up = Arc::clone(&working.given_up);
         // The progress is written until the work ends, the rest goes on until the end of the run.
         let worked_off = CancellationToken::new();
-        let looked = match self.job.steps.recipe(inner.clock.now()) {
-            Ok(_ready) => self.look(&context).await,
-            Err(error) => Err(EngineError::Steps(error)),
+        let looked = match self.prepare(&context).await? {
+            Ok(surveyed) => self.look(&context, surveyed).await.map(Ok),
+            Err(refusal) => Ok(Err(refusal)),
         };
+        let stopped_because = Arc::new(OnceLock::new());
+        tasks.spawn(stop_in_blackout(
+            Arc::clone(&self.job.conditions),
+            Arc::clone(&context),
+            Arc::clone(&stopped_because),
+        ));
         let outcome = match looked {
-            Ok(scanned) => {
+            Ok(Err(refusal)) => {
+                drop(working);
+                Outcome::Refused(refusal)
+            }
+            Ok(Ok(scanned)) => {
                 let work = async {
                     let worked = working.run(Until::Drained).await;
                     worked_off.cancel();
@@ -137,20 +198,19 @@ impl PickupJob {
                 };
                 let (worked, shown) = tokio::join!(work, progress.write(&journal, &worked_off));
                 worked.and(shown)?;
-                match given_up.get() {
-                    Some(error) => Outcome::Unreachable(crate::error::chain(error)),
-                    None if environment.cancel.is_cancelled() => Outcome::Stopped,
-                    None => Outcome::Through(scanned),
+                match (given_up.get(), stopped_because.get()) {
+                    (Some(error), _) => Outcome::Unreachable(crate::error::chain(error)),
+                    (None, Some(Refusal::Skip(reason) | Refusal::Fail(reason))) => {
+                        Outcome::Stopped(Some(format!("stopped: {reason}; the next run goes on")))
+                    }
+                    (None, None) if environment.cancel.is_cancelled() => Outcome::Stopped(None),
+                    (None, None) => Outcome::Through(scanned),
                 }
             }
             Err(EngineError::Look { location, source }) => {
                 drop(working);
                 let error = EngineError::Look { location, source };
                 Outcome::Unreachable(crate::error::chain(&error))
-            }
-            Err(error @ EngineError::Steps(_)) => {
-                drop(working);
-                Outcome::Unfit(crate::error::chain(&error))
             }
             Err(error) => return Err(error),
         };
@@ -171,8 +231,13 @@ impl PickupJob {
                 context.tally.unreachable.store(true, Ordering::Relaxed);
                 (RunEvent::Failed, Some(message), Scanned::default())
             }
-            Outcome::Unfit(message) => (RunEvent::Failed, Some(message), Scanned::default()),
-            Outcome::Stopped => (RunEvent::Interrupted, None, Scanned::default()),
+            Outcome::Refused(Refusal::Fail(message)) => {
+                (RunEvent::Failed, Some(message), Scanned::default())
+            }
+            Outcome::Refused(Refusal::Skip(message)) => {
+                (RunEvent::Skipped, Some(message), Scanned::default())
+            }
+            Outcome::Stopped(message) => (RunEvent::Interrupted, message, Scanned::default()),
             Outcome::Through(scanned) => {
                 tidy::tidy(context, Sweep::Daily).await?;
                 held_removals = context.journal.held_deletions().await?;
@@ -198,8 +263,48 @@ impl PickupJob {
         Ok(Ended { report, message })
     }
 
+    /// Whether the run may take place, and what of the source it is about.
+    async fn prepare(
+        &self,
+        context: &Arc<Context>,
+    ) -> Result<Result<Surveyed, Refusal>, EngineError> {
+        let (job, now) = (&self.job, context.clock.now());
+        if let Err(error) = job.steps.recipe(now) {
+            let error = EngineError::Steps(error);
+            return Ok(Err(Refusal::Fail(crate::error::chain(&error))));
+        }
+        match self.may_run(now).await {
+            Err(error @ EngineError::Look { .. }) => {
+                context.tally.unreachable.store(true, Ordering::Relaxed);
+                Ok(Err(Refusal::Fail(crate::error::chain(&error))))
+            }
+            surveyed => surveyed,
+        }
+    }
+
+    /// Whether the conditions of the job hold.
+    async fn may_run(&self, now: Timestamp) -> Result<Result<Surveyed, Refusal>, EngineError> {
+        let job = &self.job;
+        if let Err(refusal) = job.conditions.check_time(now) {
+            return Ok(Err(refusal));
+        }
+        if let Err(refusal) = job.conditions.check_space().await {
+            return Ok(Err(refusal));
+        }
+        let is_meant = |entry: &Entry| {
+            job.takes_path_from_root(&entry.path, entry.kind) && job.filter.takes_entry(entry, now)
+        };
+        let source = self.source.as_ref();
+        let surveying = job.conditions.survey(job.choice, source, is_meant, now);
+        surveying.await
+    }
+
     /// Lists the source and marks what is not as it was delivered.
-    async fn look(&self, context: &Arc<Context>) -> Result<Scanned, EngineError> {
+    async fn look(
+        &self,
+        context: &Arc<Context>,
+        surveyed: Surveyed,
+    ) -> Result<Scanned, EngineError> {
         let trusted = self.is_trusted(context).await?;
         let list = || async {
             let job = Arc::clone(&self.job);
@@ -230,11 +335,13 @@ impl PickupJob {
         let (job, context) = (Arc::clone(&self.job), Arc::clone(context));
         let looking = tokio::task::spawn_blocking(move || {
             let now = context.clock.now();
+            let only = surveyed.only.map(Arc::new);
             let items = |listing| Items {
                 listing,
                 batch: Vec::new().into_iter(),
                 job: Arc::clone(&job),
                 now,
+                only: only.clone(),
             };
             let comparing = Comparing {
                 job: &job,
@@ -263,67 +370,6 @@ impl PickupJob {
             .map_err(|_panic| EngineError::Internal("a look at a source panicked"))?
     }
 
-    /// What a run would take now, and why it would leave every other file. Moves and records nothing.
-    ///
-    /// # Errors
-    /// If the source cannot be listed, or the state cannot be read.
-    pub async fn preview(
-        &self,
-        environment: &Environment,
-        mut tell: impl FnMut(Preview<'_>),
-    ) -> Result<(), EngineError> {
-        let journal =
-            Journal::open_as(environment, &self.label(), None, As::Job { cause: "" }).await?;
-        let listing = self.source.list(ListOptions::default()).await;
-        let mut listing = listing.map_err(|source| EngineError::Look {
-            location: self.source.describe().location.clone(),
-            source,
-        })?;
-        let now = environment.clock.now();
-        while let Some(items) = listing.next_batch().await {
-            for item in items {
-                match item {
-                    TreeItem::Entry(entry) if entry.kind == Kind::Directory => {}
-                    TreeItem::Entry(entry) => {
-                        let verdict = self.verdict(&entry, &journal, now).await?;
-                        tell(Preview::File(&entry, verdict));
-                    }
-                    TreeItem::Problem(problem) => tell(Preview::Trouble(&problem.message)),
-                    TreeItem::Incomplete(part) => tell(Preview::Trouble(&part.reason)),
-                    TreeItem::Excluded { .. } => {}
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn verdict(
-        &self,
-        entry: &Entry,
-        journal: &Journal,
-        now: Timestamp,
-    ) -> Result<Verdict, EngineError> {
-        if let Some(reason) = self.job.filter.why_not(entry, now) {
-            return Ok(Verdict::Leave(reason.to_string()));
-        }
-        if !self.job.takes_path_from_root(&entry.path, entry.kind) {
-            let reason = "it lies where delivered files are moved to";
-            return Ok(Verdict::Leave(reason.to_owned()));
-        }
-        if entry.kind == Kind::Special {
-            let reason = "a FIFO, socket or device is not copied";
-            return Ok(Verdict::Leave(reason.to_owned()));
-        }
-        let taken = journal.synced(&entry.path).await?.is_some_and(|synced| {
-            synced.source.still_describes(entry) && synced.source.identity == entry.identity
-        });
-        Ok(match (taken, &self.job.after) {
-            (false, _) => Verdict::Take,
-            (true, After::Keep) => Verdict::Leave("it was delivered before, as it is".to_owned()),
-            (true, _) => Verdict::Finish,
-        })
-    }
-
     /// Whether the source is the place it was, as far as that can be told.
     async fn is_trusted(&self, context: &Context) -> Result<bool, EngineError> {
         match self.source.root_identity().await {
@@ -341,26 +387,6 @@ impl PickupJob {
     }
 }
 
-/// What a run would do.
-#[derive(Debug)]
-pub enum Preview<'a> {
-    /// With a file.
-    File(&'a Entry, Verdict),
-    /// Something of which nothing can be told.
-    Trouble(&'a str),
-}
-
-/// What a run would do with a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
-    /// Deliver it.
-    Take,
-    /// Only remove it, or move it aside: it was delivered before.
-    Finish,
-    /// Leave it, for this reason.
-    Leave(String),
-}
-
 /// How a run ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
@@ -375,10 +401,10 @@ enum Outcome {
     Through(Scanned),
     /// A place does not answer.
     Unreachable(String),
-    /// The job cannot work as it is.
-    Unfit(String),
-    /// We were asked to stop.
-    Stopped,
+    /// A condition does not hold, or the job cannot work as it is.
+    Refused(Refusal),
+    /// We were asked to stop, for this reason if it is not the usual one.
+    Stopped(Option<String>),
 }
 
 /// A listing as an iterator for the planner's thread, without what is too young, too old, too small or too
@@ -388,6 +414,8 @@ struct Items {
     batch: std::vec::IntoIter<TreeItem>,
     job: Arc<WatchJob>,
     now: Timestamp,
+    /// The only files that are taken, if not all are.
+    only: Option<Arc<BTreeSet<RelPath>>>,
 }
 
 impl Iterator for Items {
@@ -400,7 +428,9 @@ impl Iterator for Items {
                 continue;
             };
             return Some(match item {
-                TreeItem::Entry(entry) if !self.job.filter.takes_entry(&entry, self.now) => {
+                TreeItem::Entry(entry)
+                    if !self.job.filter.takes_entry(&entry, self.now) || self.is_left(&entry) =>
+                {
                     TreeItem::Excluded {
                         path: entry.path,
                         kind: entry.kind,
@@ -408,6 +438,31 @@ impl Iterator for Items {
                 }
                 item => item,
             });
+        }
+    }
+}
+
+impl Items {
+    fn is_left(&self, entry: &Entry) -> bool {
+        let only = self.only.as_ref();
+        entry.kind != Kind::Directory && only.is_some_and(|only| !only.contains(&entry.path))
+    }
+}
+
+/// Stops a run when hours begin in which it must not go on.
+async fn stop_in_blackout(
+    conditions: Arc<Conditions>,
+    context: Arc<Context>,
+    because: Arc<OnceLock<Refusal>>,
+) {
+    loop {
+        tokio::select! {
+            () = context.cancel.cancelled() => return,
+            () = tokio::time::sleep(LOOK_AT_CLOCK) => {}
+        }
+        if let Err(refusal) = conditions.check_time(context.clock.now()) {
+            because.get_or_init(|| refusal);
+            context.cancel.cancel();
         }
     }
 }

@@ -23,6 +23,7 @@ use crate::commit::Outcome;
 use crate::context::{Context, Tally};
 use crate::dispose;
 use crate::error::EngineError;
+use crate::inspect::Inspection;
 use crate::journal::{Change, intents};
 use crate::observer::{Event, Trouble};
 use crate::transfer::{self, Moved, RESUMABLE_FROM_BYTES, Target, Transfer, TransferError};
@@ -269,7 +270,7 @@ async fn attempt_file(
         cancel: &context.cancel,
         opened: transfer::Opened::default(),
     };
-    let moved = transfer::plain(&transfer).await;
+    let moved = transfer::plain(&transfer, &mut Inspection::default()).await;
     let Moved { staged, hash, sent } = moved.map_err(PutError::Transfer)?;
     let slot = transfer::after_staging(slot, &staged);
     let replaces = put.replaces.as_ref().filter(|_| put.beside == Beside::No);

@@ -21,6 +21,7 @@ use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::through::{Driven, Outputs, drive};
+use crate::inspect::Inspection;
 use crate::observer::{Event, Observer};
 
 /// Below this length nothing is saved for resuming: sending it again is cheaper.
@@ -113,6 +114,15 @@ pub(crate) enum TransferError {
     /// What is at the destination has to stay, so nothing of it is delivered.
     #[error("{0}")]
     Left(String),
+    /// Its content is not what it has to be.
+    #[error("{0}; nothing of it was delivered, and the source stays")]
+    Refused(String),
+    /// Nobody could tell whether its content is what it has to be.
+    #[error("{0}")]
+    Unchecked(String),
+    /// Something that belongs to it is not there yet.
+    #[error("{0}")]
+    Waiting(String),
     /// A defect of ours: nobody said where to write.
     #[error("internal error: a transfer without a target")]
     NoTarget,
@@ -123,8 +133,8 @@ impl TransferError {
     pub(crate) fn retry(&self) -> Retry {
         match self {
             Self::Changed => Retry::Later,
-            Self::Quarantine(_) => Retry::Later,
-            Self::Cancelled | Self::Left(_) | Self::NoTarget => Retry::Never,
+            Self::Quarantine(_) | Self::Unchecked(_) | Self::Waiting(_) => Retry::Later,
+            Self::Cancelled | Self::Left(_) | Self::Refused(_) | Self::NoTarget => Retry::Never,
             Self::Source(error) | Self::Destination(error) => error.retry,
             Self::Step(error) => {
                 if error.is_permanent() {
@@ -145,6 +155,9 @@ impl TransferError {
             | Self::Step(_)
             | Self::Quarantine(_)
             | Self::Left(_)
+            | Self::Refused(_)
+            | Self::Unchecked(_)
+            | Self::Waiting(_)
             | Self::NoTarget => None,
         }
     }
@@ -160,14 +173,18 @@ pub(crate) fn after_staging<'s>(
 }
 
 /// Moves a file without steps. It can be resumed.
-pub(crate) async fn plain(transfer: &Transfer<'_>) -> Result<Moved, TransferError> {
+pub(crate) async fn plain(
+    transfer: &Transfer<'_>,
+    inspection: &mut Inspection,
+) -> Result<Moved, TransferError> {
     let Some(target) = transfer.target.clone() else {
         return Err(TransferError::NoTarget);
     };
     let mut upload = open_target(transfer, target, Some(transfer.entry.size)).await?;
     let mut hasher = blake3::Hasher::new();
     let mut offset = 0;
-    if upload.resumed_at() > 0 {
+    // What has to see every byte reads all of them again.
+    if upload.resumed_at() > 0 && !inspection.is_needed() {
         match upload.resumed_hash().await {
             Ok(Some(prefix)) => {
                 offset = upload.resumed_at();
@@ -180,7 +197,7 @@ pub(crate) async fn plain(transfer: &Transfer<'_>) -> Result<Moved, TransferErro
             }
         }
     }
-    let pumped = pump_plain(transfer, upload.as_mut(), &mut hasher, offset).await;
+    let pumped = pump_plain(transfer, inspection, upload.as_mut(), &mut hasher, offset).await;
     let length = match pumped {
         Ok(length) => length,
         Err(error) => return Err(give_up(upload, error).await),
@@ -196,6 +213,7 @@ pub(crate) async fn plain(transfer: &Transfer<'_>) -> Result<Moved, TransferErro
 
 async fn pump_plain(
     transfer: &Transfer<'_>,
+    inspection: &mut Inspection,
     upload: &mut dyn Upload,
     hasher: &mut blake3::Hasher,
     offset: u64,
@@ -207,6 +225,7 @@ async fn pump_plain(
     let mut length = offset;
     while let Some(chunk) = next_chunk(transfer, reader.as_mut()).await? {
         hasher.update(&chunk);
+        inspection.update(&chunk).await?;
         length += chunk.len() as u64;
         progress(transfer, chunk.len() as u64);
         upload
@@ -218,6 +237,7 @@ async fn pump_plain(
     if length != transfer.entry.size {
         return Err(TransferError::Changed);
     }
+    inspection.finish().await?;
     Ok(length)
 }
 

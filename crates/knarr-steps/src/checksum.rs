@@ -20,36 +20,74 @@ pub(crate) struct Checksum {
     bytes: u64,
 }
 
-enum Hasher {
+/// Computes a checksum.
+#[derive(Clone)]
+pub struct Hasher(Function);
+
+#[derive(Clone)]
+enum Function {
     Sha256(Sha256),
     Sha512(Sha512),
     Md5(Md5),
 }
 
+impl fmt::Debug for Hasher {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Hasher").finish_non_exhaustive()
+    }
+}
+
 impl Hasher {
-    fn new(algorithm: ChecksumAlgorithm) -> Self {
-        match algorithm {
-            ChecksumAlgorithm::Sha256 => Self::Sha256(Sha256::new()),
-            ChecksumAlgorithm::Sha512 => Self::Sha512(Sha512::new()),
-            ChecksumAlgorithm::Md5 => Self::Md5(Md5::new()),
+    /// Of nothing so far.
+    #[must_use]
+    pub fn new(algorithm: ChecksumAlgorithm) -> Self {
+        Self(match algorithm {
+            ChecksumAlgorithm::Sha256 => Function::Sha256(Sha256::new()),
+            ChecksumAlgorithm::Sha512 => Function::Sha512(Sha512::new()),
+            ChecksumAlgorithm::Md5 => Function::Md5(Md5::new()),
+        })
+    }
+
+    /// Takes the next bytes.
+    pub fn update(&mut self, data: &[u8]) {
+        match &mut self.0 {
+            Function::Sha256(hasher) => hasher.update(data),
+            Function::Sha512(hasher) => hasher.update(data),
+            Function::Md5(hasher) => hasher.update(data),
         }
     }
 
-    fn update(&mut self, data: &[u8]) {
-        match self {
-            Self::Sha256(hasher) => hasher.update(data),
-            Self::Sha512(hasher) => hasher.update(data),
-            Self::Md5(hasher) => hasher.update(data),
+    /// The checksum in lower-case hexadecimal digits; begins anew.
+    pub fn finish(&mut self) -> String {
+        match &mut self.0 {
+            Function::Sha256(hasher) => hex(&hasher.finalize_reset()),
+            Function::Sha512(hasher) => hex(&hasher.finalize_reset()),
+            Function::Md5(hasher) => hex(&hasher.finalize_reset()),
         }
     }
+}
 
-    fn finish(&mut self) -> String {
-        match self {
-            Self::Sha256(hasher) => hex(&hasher.finalize_reset()),
-            Self::Sha512(hasher) => hex(&hasher.finalize_reset()),
-            Self::Md5(hasher) => hex(&hasher.finalize_reset()),
+/// The checksum for a file in what `sha256sum` and its like write, or in a file with nothing but the
+/// checksum; in lower-case hexadecimal digits. Nothing if it has none for a file of this name.
+#[must_use]
+pub fn find_checksum(text: &str, name: &str, algorithm: ChecksumAlgorithm) -> Option<String> {
+    let digits = Hasher::new(algorithm).finish().len();
+    let is_checksum =
+        |word: &str| word.len() == digits && word.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut alone = None;
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        let (word, rest) = line.split_once([' ', '\t']).unwrap_or((line, ""));
+        if !is_checksum(word) {
+            continue;
+        }
+        let named = rest.trim_start().trim_start_matches('*');
+        if named.is_empty() {
+            alone = alone.or(Some(word));
+        } else if named == name || named.rsplit(['/', '\\']).next() == Some(name) {
+            return Some(word.to_ascii_lowercase());
         }
     }
+    alone.map(str::to_ascii_lowercase)
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
@@ -152,12 +190,36 @@ fn line(digest: &str, name: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use super::line;
+    use super::*;
 
     #[test]
     fn a_name_with_a_line_break_cannot_forge_a_line() {
         assert_eq!(line("00", b"a b"), b"00  a b\n");
         assert_eq!(line("00", b"a\n11  b"), b"\\00  a\\n11  b\n");
         assert_eq!(line("00", b"a\\b"), b"\\00  a\\\\b\n");
+    }
+
+    #[test]
+    fn checksums_are_found_in_the_forms_that_partners_send() {
+        let mut hasher = Hasher::new(ChecksumAlgorithm::Md5);
+        hasher.update(b"content");
+        let sum = hasher.finish();
+        let find = |text: &str| find_checksum(text, "a.csv", ChecksumAlgorithm::Md5);
+        for text in [
+            format!("{sum}\n"),
+            format!("{sum}  a.csv\n"),
+            format!("{} *a.csv\r\n", sum.to_uppercase()),
+            format!("{sum}  out/a.csv"),
+            format!("0000  x\n{sum}\ta.csv"),
+        ] {
+            assert_eq!(find(&text), Some(sum.clone()), "{text:?}");
+        }
+        for text in [
+            String::new(),
+            format!("{sum}  b.csv"),
+            sum.replace('0', "g") + "x",
+        ] {
+            assert_eq!(find(&text), None, "{text:?}");
+        }
     }
 }

@@ -38,6 +38,7 @@ mod step;
 mod worker;
 
 pub use chain::{Chain, MAX_STEPS};
+pub use checksum::{Hasher, find_checksum};
 pub use compress::Compress;
 pub use context::{Context, Keys, Secret, Spool};
 pub use decompress::{Decompress, RATIO_GRACE_BYTES};

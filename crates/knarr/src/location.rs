@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use async_trait::async_trait;
 use knarr_core::RelPath;
 use knarr_core::entry::Kind;
 use knarr_core::job::Verify;
@@ -18,7 +19,7 @@ use knarr_engine::Steps;
 use knarr_remote::decorate::limit::{self, Bandwidth, Limited};
 use knarr_remote::local::LocalRemote;
 use knarr_remote::sftp::SftpRemote;
-use knarr_remote::{ErrorKind, Remote};
+use knarr_remote::{ErrorKind, Remote, RemoteError};
 use knarr_steps::StepSpec;
 use tokio::sync::OnceCell;
 
@@ -57,7 +58,8 @@ pub(crate) struct Opened {
     pub(crate) limits: Limits,
     /// How deliveries to the endpoint are verified.
     pub(crate) verify: Option<Verify>,
-    space: Space,
+    /// Who knows how much room is left there.
+    pub(crate) space: Arc<dyn knarr_engine::conditions::Space>,
 }
 
 /// Who knows how much room is left.
@@ -68,20 +70,29 @@ enum Space {
     Unknown,
 }
 
+#[async_trait]
+impl knarr_engine::conditions::Space for Space {
+    async fn free(&self) -> Result<(Option<u64>, Option<u64>), RemoteError> {
+        Ok(match self {
+            Self::Local(path) => {
+                let space = knarr_fs::Root::open(path).and_then(|root| root.space());
+                let space = space.ok();
+                let inodes = space.as_ref().and_then(|space| space.free_inodes);
+                (space.map(|space| space.free_bytes), inodes)
+            }
+            Self::Sftp(remote) => (remote.available_bytes().await?, None),
+            Self::Unknown => (None, None),
+        })
+    }
+}
+
 impl Opened {
     /// Bytes that can still be written there, if anybody knows.
     ///
     /// # Errors
     /// If the server cannot be asked.
     pub(crate) async fn free_bytes(&self) -> Result<Option<u64>, CommandError> {
-        Ok(match &self.space {
-            Space::Local(path) => knarr_fs::Root::open(path)
-                .and_then(|root| root.space())
-                .ok()
-                .map(|space| space.free_bytes),
-            Space::Sftp(remote) => remote.available_bytes().await?,
-            Space::Unknown => None,
-        })
+        Ok(self.space.free().await?.0)
     }
 }
 
@@ -216,7 +227,7 @@ impl<'c> Opener<'c> {
             single_file,
             limits,
             verify,
-            space,
+            space: Arc::new(space),
         };
         if role == Role::Source && !names_directory(location) {
             if let Place::Local(path) = &place {

@@ -39,10 +39,7 @@ impl Weekdays {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HoursError {
     /// Nobody would ever be told.
-    #[error(
-        "quiet hours that begin and end at the same time on every day never end: leave a time in \
-         which somebody may be told"
-    )]
+    #[error("hours that begin and end at the same time on every day never end: leave a time out")]
     NeverEnd,
     /// There is no day.
     #[error("name at least one day of the week, or leave the days out for every day")]
@@ -52,10 +49,7 @@ pub enum HoursError {
 /// When only what is urgent is told; the rest waits for the end of it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QuietHours {
-    from: Time,
-    to: Time,
-    days: Weekdays,
-    zone: TimeZone,
+    hours: Hours,
     urgent: Severity,
 }
 
@@ -72,19 +66,8 @@ impl QuietHours {
         zone: TimeZone,
         urgent: Severity,
     ) -> Result<Self, HoursError> {
-        if days.0 == 0 {
-            return Err(HoursError::NoDay);
-        }
-        if from == to && days == Weekdays::ALL {
-            return Err(HoursError::NeverEnd);
-        }
-        Ok(Self {
-            from,
-            to,
-            days,
-            zone,
-            urgent,
-        })
+        let hours = Hours::new(from, to, days, zone)?;
+        Ok(Self { hours, urgent })
     }
 
     /// From when on something of this severity may be told that happens at `at`: at once, or when the
@@ -97,15 +80,47 @@ impl QuietHours {
         let mut release = at;
         // Hours that adjoin (a quiet weekend) are passed one after the other.
         for _ in 0..SEARCH_DAYS {
-            match self.end_of_window(release) {
+            match self.hours.end(release) {
                 Some(end) if end > release => release = end,
                 _ => break,
             }
         }
         release
     }
+}
 
-    fn end_of_window(&self, at: Timestamp) -> Option<Timestamp> {
+/// A span of time that comes on some days: from a time of day until another, that day or the next.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Hours {
+    from: Time,
+    to: Time,
+    days: Weekdays,
+    zone: TimeZone,
+}
+
+impl Hours {
+    /// From `from` until `to` (the next day, if it is not later), on the days on which it begins.
+    ///
+    /// # Errors
+    /// If they never end, or never begin.
+    pub fn new(from: Time, to: Time, days: Weekdays, zone: TimeZone) -> Result<Self, HoursError> {
+        if days.0 == 0 {
+            return Err(HoursError::NoDay);
+        }
+        if from == to && days == Weekdays::ALL {
+            return Err(HoursError::NeverEnd);
+        }
+        Ok(Self {
+            from,
+            to,
+            days,
+            zone,
+        })
+    }
+
+    /// When the hours end in which `at` is; nothing if it is in none.
+    #[must_use]
+    pub fn end(&self, at: Timestamp) -> Option<Timestamp> {
         let today = at.to_calendar().to_zoned(self.zone.clone()).date();
         [today.yesterday().ok(), Some(today)]
             .into_iter()

@@ -8,6 +8,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use knarr_core::choose::Chooser;
 use knarr_core::entry::{Entry, Fingerprint, Kind};
 use knarr_core::plan::{self, Decision, Mode, Operation, Policy, RenameIndex};
 use knarr_core::tree::{Synced, TreeItem};
@@ -94,9 +95,18 @@ impl Comparing<'_> {
         let mut plan = plan::plan(seen, destination, synced, &policy, self.renames);
         let mut scanned = Scanned::default();
         let (mut marks, mut gone) = (Vec::new(), Vec::new());
+        let choice = self.job.choice;
+        let mut first = choice.limit.map(Chooser::new);
         for decision in plan.by_ref() {
             scanned.problems += u64::from(matches!(decision, Decision::Problem(_)));
             self.mark(decision, now, &mut marks, &mut gone);
+            if let Some(chooser) = &mut first {
+                // The others come with the next run.
+                for mark in marks.drain(..) {
+                    let rank = choice.order.rank_of(&mark.path, mark.observed.as_ref());
+                    chooser.offer(rank, mark);
+                }
+            }
             if marks.len() >= MARKS {
                 scanned.marked += marks.len() as u64;
                 self.journal
@@ -129,6 +139,7 @@ impl Comparing<'_> {
                 gone.clear();
             }
         }
+        marks.extend(first.map(Chooser::into_chosen).unwrap_or_default());
         let approved = (emptied || !self.trusted) && !gone.is_empty();
         marks.append(&mut gone);
         scanned.marked += marks.len() as u64;

@@ -88,7 +88,7 @@ impl Delivering {
             match &context.after {
                 After::Keep => return Ok(None),
                 After::Delete => Action::SourceRemoved,
-                After::Move(_) => Action::SourceMoved,
+                After::Move(_) | After::Rename(_) => Action::SourceMoved,
             },
             &seen,
             Side::Destination,
@@ -97,9 +97,9 @@ impl Delivering {
         record.destination.clear();
         let mut message =
             "found after an interruption: what was delivered is gone from its place".to_owned();
-        if let After::Move(directory) = &context.after {
+        if matches!(context.after, After::Move(_) | After::Rename(_)) {
             // Under another name, as something had that one already, it is not looked for.
-            let Ok(aside) = dispose::aside(directory, &dirty.path) else {
+            let Ok(aside) = dispose::aside(&context.after, &dirty.path) else {
                 return Ok(None);
             };
             let found = context.source.stat(&aside).await;

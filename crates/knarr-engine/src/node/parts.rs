@@ -64,6 +64,7 @@ impl Parts<'_> {
             policy,
             verify: job.verify,
             after: job.after.clone(),
+            checks: Arc::clone(&job.checks),
             retry: job.retry,
             observer: Arc::clone(&progress) as Arc<dyn Observer>,
             clock: Arc::clone(&environment.clock),

@@ -92,6 +92,7 @@ impl Delivering {
             mtime: entry.mtime,
             now: self.context.clock.now(),
             time_zone: &self.job.time_zone,
+            matched: self.job.matched(entry),
         };
         let path = match self.job.template.fill(&input) {
             Ok(path) => path,

@@ -49,12 +49,18 @@ pub(crate) struct Landed {
 
 impl Delivering {
     /// What an output may do at the destination, under the name that the steps gave it.
-    pub(super) async fn room(&self, head: &Head, decided: &Decided) -> Result<Room, PutError> {
+    pub(super) async fn room(
+        &self,
+        entry: &Entry,
+        head: &Head,
+        decided: &Decided,
+    ) -> Result<Room, PutError> {
         let input = TemplateInput {
             path: &head.path,
             mtime: head.mtime,
             now: self.context.clock.now(),
             time_zone: &self.job.time_zone,
+            matched: self.job.matched(entry),
         };
         let path = match self.job.template.fill(&input) {
             Ok(path) => path,

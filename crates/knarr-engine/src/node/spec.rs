@@ -7,12 +7,16 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use knarr_core::filter::Filter;
 use knarr_core::job::{After, Deletes, Verify};
+use knarr_core::matching::Matching;
+use knarr_core::pattern::Pattern;
 use knarr_core::plan::{Brake, IfExists, SymlinkPolicy};
 use knarr_core::retry::RetryPolicy;
 use knarr_core::template::Template;
-use knarr_core::{Kind, RelPath};
+use knarr_core::{Entry, Kind, RelPath};
 use knarr_remote::Remote;
 
+use crate::conditions::{Choice, Conditions};
+use crate::inspect::FileChecks;
 use crate::steps::Steps;
 
 /// When a job looks at its source.
@@ -34,8 +38,16 @@ pub struct WatchJob {
     pub looks: Looks,
     /// The watched directories.
     pub sources: Vec<PathBuf>,
-    /// Which files are meant.
+    /// Which files are meant. For a job that looks in runs, as of the run.
     pub filter: Arc<Filter>,
+    /// Which files are meant by a run, where that depends on when it begins.
+    pub matching: Option<Arc<Matching>>,
+    /// Which of them a run takes.
+    pub choice: Choice,
+    /// What has to hold for a run to begin.
+    pub conditions: Arc<Conditions>,
+    /// What is asked of each file's content.
+    pub checks: Arc<FileChecks>,
     /// How long a file has to be at rest where nothing better says that it is complete.
     pub settle: Duration,
     /// What is done to a file on the way.
@@ -91,11 +103,17 @@ impl WatchJob {
         !is_aside && self.filter.takes_path_from_root(path, kind)
     }
 
+    /// The expression whose groups can stand in the destination, and the path that matched it.
+    pub(crate) fn matched<'a>(&'a self, entry: &'a Entry) -> Option<(&'a Pattern, &'a RelPath)> {
+        let pattern = self.filter.pattern.as_ref()?;
+        Some((pattern, &entry.path))
+    }
+
     /// Where sources are moved when they were delivered: nothing there is delivered again.
     fn aside(&self) -> Option<RelPath> {
         match &self.after {
             After::Move(directory) => RelPath::new(directory.trim_matches('/').as_bytes()).ok(),
-            After::Keep | After::Delete => None,
+            After::Keep | After::Delete | After::Rename(_) => None,
         }
     }
 }

@@ -142,7 +142,7 @@ async fn begin(
     decided: &Decided,
     head: &Head,
 ) -> Result<Current, PutError> {
-    let (writes, there, otherwise) = match delivering.room(head, decided).await? {
+    let (writes, there, otherwise) = match delivering.room(entry, head, decided).await? {
         Room::Free(path, replace) => (Some((path, replace)), None, None),
         Room::Taken(there, Otherwise::Write(path, replace)) => {
             (Some((path, replace)), Some(there), None)

@@ -51,7 +51,7 @@ impl Delivering {
         decided.look = true;
         let (verified, driven) = self.verify_archive(entry, decided).await?;
         let verified = Arc::new(verified);
-        self.refuse_early(&verified, decided).await?;
+        self.refuse_early(entry, &verified, decided).await?;
         let mut recording = Recording {
             delivering: self,
             record: CustodyRecord {
@@ -110,7 +110,8 @@ impl Delivering {
         let opened = std::mem::take(&mut decided.opened);
         let mut quarantine = Quarantine::open(steps).map_err(quarantined)?;
         let transfer = self.transfer(entry, None, opened);
-        let driven = transfer::drive(&transfer, &recipe, &mut quarantine).await;
+        let mut inspection = self.inspection(entry).await?;
+        let driven = transfer::drive(&transfer, &recipe, &mut inspection, &mut quarantine).await;
         let driven = driven.map_err(PutError::Transfer)?;
         let verified = tokio::task::spawn_blocking(move || quarantine.verified()).await;
         let verified = verified
@@ -119,14 +120,19 @@ impl Delivering {
     }
 
     /// With `if_exists: fail`, one name that is taken is enough for nothing to be published.
-    async fn refuse_early(&self, verified: &Verified, decided: &Decided) -> Result<(), PutError> {
+    async fn refuse_early(
+        &self,
+        entry: &Entry,
+        verified: &Verified,
+        decided: &Decided,
+    ) -> Result<(), PutError> {
         if self.job.if_exists != knarr_core::plan::IfExists::Fail {
             return Ok(());
         }
         let looks =
             futures::stream::iter(verified.items().map_err(quarantined)?).map(|item| async {
                 let item = item.map_err(quarantined)?;
-                match (self.room(&item.head(), decided).await?, &item.what) {
+                match (self.room(entry, &item.head(), decided).await?, &item.what) {
                     (Room::Taken(there, Otherwise::Refuse(reason)), what) => {
                         if self.is_there(&there, what).await? {
                             Ok(())
@@ -165,7 +171,7 @@ impl Delivering {
             if self.context.cancel.is_cancelled() {
                 return Err(PutError::Transfer(TransferError::Cancelled));
             }
-            let (path, replace) = match self.room(&item.head(), decided).await? {
+            let (path, replace) = match self.room(entry, &item.head(), decided).await? {
                 Room::Free(path, replace) => (path, replace),
                 Room::Taken(there, _) if self.is_there(&there, &item.what).await? => {
                     let landed = room::landed_before(*there, hash);

@@ -24,6 +24,7 @@ use crate::node::health::Circuit;
 use crate::node::progress::Progress;
 use crate::node::scans::Scans;
 use crate::node::spec::Looks;
+use crate::observer::Trouble;
 use crate::put::PutError;
 use crate::transfer::TransferError;
 
@@ -35,6 +36,9 @@ const READY: usize = 512;
 const IDLE: Duration = Duration::from_secs(30);
 /// How often it is looked whether what is held is to be held still.
 const JUDGE: Duration = Duration::from_secs(5);
+
+/// How long after something that belongs to a file was not there it is looked for again, at least.
+const COMPANY: Duration = Duration::from_secs(2);
 
 /// How long a run waits for a destination that is down.
 const DOWN_LIMIT: Duration = Duration::from_secs(900);
@@ -326,6 +330,23 @@ impl Working {
         }
     }
 
+    /// What belongs to a file is not there yet: a run leaves it to the next one, a watch looks again.
+    async fn wait_for_company(
+        &self,
+        dirty: &Dirty,
+        reason: &str,
+        now: Timestamp,
+    ) -> Result<(), EngineError> {
+        let context = &self.delivering.context;
+        if self.delivering.job.looks == Looks::InRuns {
+            let message = format!("{reason}; the next run looks again");
+            context.trouble(Some(&dirty.path), Trouble::Notice, &message);
+            return context.journal.settle(dirty).await;
+        }
+        let pause = self.delivering.job.settle.max(COMPANY);
+        context.journal.postpone(dirty, now.after(pause)).await
+    }
+
     async fn failed(
         &self,
         dirty: &Dirty,
@@ -362,6 +383,9 @@ impl Working {
                 tokio::task::yield_now().await;
                 return Ok(());
             }
+        }
+        if let PutError::Transfer(TransferError::Waiting(reason)) = error {
+            return self.wait_for_company(dirty, reason, now).await;
         }
         if let PutError::Transfer(TransferError::Left(reason)) = error {
             self.delivering

@@ -4,6 +4,7 @@ use knarr_core::record::{Action, CustodyRecord, StepRecord};
 use knarr_core::{ContentHash, Entry};
 use knarr_remote::{ErrorKind, NewNode, RemoteError, WriteOptions};
 
+use crate::inspect::Inspection;
 use crate::node::deliver::Delivering;
 use crate::node::place::Decided;
 use crate::node::room::Landed;
@@ -48,6 +49,12 @@ impl Delivering {
         }
     }
 
+    /// The checks that the job asks for, of one file.
+    pub(super) async fn inspection(&self, entry: &Entry) -> Result<Inspection, PutError> {
+        let begun = self.job.checks.begin(self.context.source.as_ref(), entry);
+        begun.await.map_err(PutError::Transfer)
+    }
+
     /// Brings a file over. Nothing if it is left.
     pub(super) async fn put_file(
         &self,
@@ -82,7 +89,9 @@ impl Delivering {
         let Some(target) = self.target(entry, entry.path.clone(), decided).await? else {
             return Ok(None);
         };
-        let moved = transfer::plain(&self.transfer(entry, Some(target), opened)).await;
+        let mut inspection = self.inspection(entry).await?;
+        let transfer = self.transfer(entry, Some(target), opened);
+        let moved = transfer::plain(&transfer, &mut inspection).await;
         let Moved { staged, hash, sent } = moved.map_err(PutError::Transfer)?;
         let slot = transfer::after_staging(slot, &staged);
         let action = if decided.replaced {
@@ -114,8 +123,10 @@ impl Delivering {
         let recipe = recipe.map_err(|error| PutError::Transfer(TransferError::Step(error)))?;
         let opened = std::mem::take(&mut decided.opened);
         let transfer = self.transfer(entry, None, opened);
+        let mut inspection = self.inspection(entry).await?;
         let mut outputs = Streamed::new(self, entry, decided);
-        let driven = match transfer::drive(&transfer, &recipe, &mut outputs).await {
+        let driving = transfer::drive(&transfer, &recipe, &mut inspection, &mut outputs);
+        let driven = match driving.await {
             Ok(driven) => driven,
             Err(error) => {
                 outputs.abort().await;

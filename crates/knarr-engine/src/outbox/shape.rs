@@ -536,7 +536,9 @@ fn zone(name: Option<&str>) -> Result<TimeZone, ShapeError> {
     })
 }
 
-fn days(days: &[DayShape]) -> Weekdays {
+/// These days; all of them if none is named.
+#[must_use]
+pub fn days(days: &[DayShape]) -> Weekdays {
     if days.is_empty() {
         return Weekdays::ALL;
     }

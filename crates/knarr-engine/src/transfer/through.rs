@@ -10,6 +10,8 @@ use knarr_core::record::StepRecord;
 use knarr_remote::Reader;
 use knarr_steps::{Emitted, Head, Node, Pipeline, Recipe};
 
+use crate::inspect::Inspection;
+
 use super::{Transfer, TransferError, next_chunk, open_reader, progress, unchanged};
 
 /// Takes what comes out of the steps, file by file.
@@ -42,6 +44,7 @@ pub(crate) struct Driven {
 pub(crate) async fn drive(
     transfer: &Transfer<'_>,
     recipe: &Recipe,
+    inspection: &mut Inspection,
     outputs: &mut dyn Outputs,
 ) -> Result<Driven, TransferError> {
     let mut pipeline = recipe.pipeline().map_err(TransferError::Step)?;
@@ -62,7 +65,7 @@ pub(crate) async fn drive(
             Emitted::Chunk(chunk) => outputs.chunk(chunk).await?,
             Emitted::End => outputs.end().await?,
             Emitted::NeedsInput => {
-                input = feed(transfer, reader.as_mut(), &mut pipeline, input).await?;
+                input = feed(transfer, reader.as_mut(), &mut pipeline, inspection, input).await?;
             }
             Emitted::Finished => break,
         }
@@ -94,6 +97,7 @@ async fn feed(
     transfer: &Transfer<'_>,
     reader: &mut dyn Reader,
     pipeline: &mut Pipeline,
+    inspection: &mut Inspection,
     input: Input,
 ) -> Result<Input, TransferError> {
     let Input::InFile(mut hasher) = input else {
@@ -102,12 +106,14 @@ async fn feed(
     };
     if let Some(chunk) = next_chunk(transfer, reader).await? {
         hasher.update(&chunk);
+        inspection.update(&chunk).await?;
         progress(transfer, chunk.len() as u64);
         pipeline.feed(chunk).map_err(TransferError::Step)?;
         return Ok(Input::InFile(hasher));
     }
     // Before the steps say that all is well: what was read may be a mixture of two versions.
     unchanged(transfer, reader).await?;
+    inspection.finish().await?;
     pipeline.end().map_err(TransferError::Step)?;
     Ok(Input::Ended(hasher.finalize().into()))
 }

@@ -6,6 +6,7 @@
 )]
 
 mod care;
+mod choosing;
 mod local;
 mod node;
 mod node_after;

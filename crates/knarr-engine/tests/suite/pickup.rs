@@ -166,7 +166,7 @@ async fn a_preview_says_what_a_run_would_take_and_why_not_the_rest() {
     let mut verdicts = Vec::new();
     let preview = second.preview(&world.environment, |preview| match preview {
         Preview::File(entry, verdict) => verdicts.push((entry.path.to_string(), verdict)),
-        Preview::Trouble(trouble) => panic!("{trouble}"),
+        Preview::NotNow(trouble) | Preview::Trouble(trouble) => panic!("{trouble}"),
     });
     preview.await.unwrap();
     verdicts.sort_by(|a, b| a.0.cmp(&b.0));

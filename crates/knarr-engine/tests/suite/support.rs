@@ -10,6 +10,7 @@ use knarr_core::plan::{Brake, IfExists, Mode, Policy, SymlinkPolicy};
 use knarr_core::retry::RetryPolicy;
 use knarr_core::template::Template;
 use knarr_core::time::SystemClock;
+use knarr_engine::conditions::Choice;
 use knarr_engine::node::{Looks, WatchJob};
 use knarr_engine::observer::Collecting;
 use knarr_engine::oneshot::{Environment, OneShot, Report};
@@ -143,6 +144,10 @@ pub(crate) fn watch_job(name: &str, source: &Path, destination: Arc<dyn Remote>)
         looks: Looks::Always,
         sources: vec![source.to_path_buf()],
         filter: Arc::new(Filter::new([], knarr_core::filter::TEMPORARY_NAMES).unwrap()),
+        matching: None,
+        choice: Choice::default(),
+        conditions: Arc::default(),
+        checks: Arc::default(),
         settle: Duration::from_millis(300),
         steps: Steps::default(),
         destination,

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use knarr_core::plan::Brake;
+use knarr_core::run::RunState;
 use knarr_core::{Clock as _, RelPath, Timestamp};
+use knarr_engine::conditions::Conditions;
 use knarr_engine::node::{Looks, ScheduledJob, WatchJob};
 use knarr_engine::pickup::{Cause, PickupJob, Preview, Verdict};
 use knarr_remote::decorate::limit::Bandwidth;
@@ -389,8 +391,12 @@ fn run_now(
         watching.finish();
         let ended = ended.map_err(told)?;
         tell(&ended.report, began, context, output)?;
-        if let Some(message) = ended.message {
-            tracing::error!("{message}");
+        match ended.message {
+            Some(message) if ended.report.state == RunState::Skipped => {
+                tracing::warn!("skipped: {message}");
+            }
+            Some(message) => tracing::error!("{message}"),
+            None => {}
         }
         Ok(outcome(&ended.report))
     });
@@ -437,6 +443,13 @@ async fn preview(
                         .map(|reason| format!(": {reason}"))
                         .unwrap_or_default();
                     output.line(format!("{name:<7}{}{why}", entry.path))
+                }
+            }
+            Preview::NotNow(reason) => {
+                if output.format == Format::Json {
+                    output.json(&serde_json::json!({ "verdict": "not_now", "reason": reason }))
+                } else {
+                    output.line(format!("no run now: {reason}"))
                 }
             }
             Preview::Trouble(message) => {
@@ -502,6 +515,13 @@ pub(crate) async fn engine_job(job: Job, opener: &Opener<'_>) -> Result<WatchJob
         },
         sources: job.watch,
         filter: Arc::new(job.filter),
+        matching: job.matching.map(Arc::new),
+        choice: job.choice,
+        conditions: Arc::new(Conditions {
+            space: Some(opened.space),
+            ..job.conditions
+        }),
+        checks: Arc::new(job.checks),
         settle: job.settle.unwrap_or(USUAL_SETTLE),
         steps,
         destination,

@@ -326,7 +326,7 @@ pub(crate) fn outcome(report: &Report) -> Outcome {
     } else if report.failed > 0
         || report.problems > 0
         || report.incomplete > 0
-        || report.state != RunState::Done
+        || !matches!(report.state, RunState::Done | RunState::Skipped)
     {
         Outcome::SomeFailed
     } else {
@@ -395,7 +395,11 @@ fn summary(report: &Report, took: std::time::Duration) -> String {
         RunState::Interrupted => {
             text.push_str("\ninterrupted: the same command goes on from here");
         }
-        RunState::Running | RunState::Done | RunState::Partial | RunState::Failed => {}
+        RunState::Running
+        | RunState::Done
+        | RunState::Partial
+        | RunState::Failed
+        | RunState::Skipped => {}
     }
     text
 }

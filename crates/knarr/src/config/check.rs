@@ -1,5 +1,6 @@
 //! From shapes to checked, complete values. Goes on after an error, so that all are told at once.
 
+mod conditions;
 mod endpoints;
 mod schedule;
 mod steps;
@@ -9,9 +10,9 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use knarr_core::filter::{Filter, TEMPORARY_NAMES};
 use knarr_core::job::{After, Deletes};
 use knarr_core::location::{Location, LocationError};
+use knarr_core::pattern::Pattern;
 use knarr_core::retry::RetryPolicy;
 use knarr_core::template::Template;
 use knarr_core::units::{ByteSize, Span};
@@ -20,8 +21,8 @@ use knarr_core::{RelPath, path::PathError};
 use crate::config::node::{Key, Node, Value};
 use crate::config::problem::Problem;
 use crate::config::read::{At, Many, read};
-use crate::config::resolved::{Config, Destination, Job, TemporaryFiles};
-use crate::config::shape::{JobShape, MatchShape, NodeShape, RetryShape};
+use crate::config::resolved::{Config, Destination, Job};
+use crate::config::shape::{JobShape, NodeShape, RetryShape};
 use crate::config::{Bases, loops};
 use crate::environment::normal;
 use crate::suggest;
@@ -227,8 +228,15 @@ impl Checker<'_> {
     fn job(&mut self, key: &Key, shape: JobShape, place: Place<'_>) -> Option<Job> {
         let watch = self.watch(&shape.watch, place);
         let from = self.from(&shape, key, place);
-        let filter = self.filter(&shape.matching, place);
-        let to = self.destination(&shape.to, place);
+        let time_zone = match &shape.timezone {
+            None => jiff::tz::TimeZone::system(),
+            Some(zone) => self.time_zone(zone, place.of("timezone")),
+        };
+        let meant = self.meant(&shape, &time_zone, place);
+        let pattern = meant
+            .as_ref()
+            .and_then(|meant| meant.filter.pattern.as_ref());
+        let to = self.destination(&shape.to, pattern, place);
         let retry = self.retry(&shape.retry, place);
         let bandwidth = self.bandwidth(shape.bandwidth.as_ref(), &place.of("bandwidth"));
         let after = self.after(shape.after.as_ref(), place);
@@ -265,18 +273,19 @@ impl Checker<'_> {
             Deletes::Keep => Duration::ZERO,
         };
         let drift = pause(shape.verify_destination.as_ref(), usual_drift);
-        let time_zone = match &shape.timezone {
-            None => jiff::tz::TimeZone::system(),
-            Some(zone) => self.time_zone(zone, place.of("timezone")),
-        };
         let schedules = self.schedules(&shape, &time_zone, place);
+        let meant = meant?;
         Some(Job {
             name: key.name.clone(),
             watch,
             from,
             schedules,
             after_job: shape.after_job.map(|job| job.value),
-            filter: filter?,
+            filter: meant.filter,
+            matching: meant.matching,
+            choice: meant.choice,
+            conditions: meant.conditions,
+            checks: meant.checks,
             temporary: shape.matching.temporary.unwrap_or_default(),
             settle: shape.matching.settle.map(|span| span.0),
             steps: shape.steps.value,
@@ -323,49 +332,14 @@ impl Checker<'_> {
         paths
     }
 
-    fn filter(&mut self, shape: &MatchShape, place: Place<'_>) -> Option<Filter> {
-        let mut good = true;
-        for (name, globs) in [("include", &shape.include), ("exclude", &shape.exclude)] {
-            for glob in &globs.0 {
-                if let Err(error) = Filter::new([glob.value.as_str()], []) {
-                    let place = place.of(&format!("match.{name}"));
-                    self.problem(place, &glob.span, error.to_string());
-                    good = false;
-                }
-            }
-        }
-        if let Some(most) = &shape.max_size
-            && shape.min_size.is_some_and(|least| least.0 > most.value.0)
-        {
-            let message = "this is less than `min_size`, so no file matches";
-            self.problem(place.of("match.max_size"), &most.span, message);
-        }
-        if let Some(most) = &shape.max_age
-            && shape.min_age.is_some_and(|least| least.0 > most.value.0)
-        {
-            let message = "this is less than `min_age`, so no file matches";
-            self.problem(place.of("match.max_age"), &most.span, message);
-        }
-        if !good {
-            return None;
-        }
-        let temporary: &[&str] = match shape.temporary.unwrap_or_default() {
-            TemporaryFiles::Ignore => &TEMPORARY_NAMES,
-            TemporaryFiles::Take => &[],
-        };
-        let include = shape.include.0.iter().map(|glob| glob.value.as_str());
-        let exclude = shape.exclude.0.iter().map(|glob| glob.value.as_str());
-        let mut filter = Filter::new(include, exclude.chain(temporary.iter().copied())).ok()?;
-        filter.min_size = shape.min_size.map(|size| size.0);
-        filter.max_size = shape.max_size.as_ref().map(|size| size.value.0);
-        filter.min_age = shape.min_age.map(|span| span.0);
-        filter.max_age = shape.max_age.as_ref().map(|span| span.value.0);
-        Some(filter)
-    }
-
-    fn destination(&mut self, to: &At<String>, place: Place<'_>) -> Option<Destination> {
+    fn destination(
+        &mut self,
+        to: &At<String>,
+        pattern: Option<&Pattern>,
+        place: Place<'_>,
+    ) -> Option<Destination> {
         let (base, template) = split_destination(&to.value);
-        let template = Template::parse(template)
+        let template = Template::parse_with(template, pattern)
             .map_err(|error| self.problem(place.of("to"), &to.span, error.to_string()));
         let base = self.location(base, &to.span, place.of("to"));
         Some(Destination {
@@ -436,6 +410,12 @@ impl Checker<'_> {
                 };
                 self.problem(place.of("after.move"), &after.span, message);
             }
+        }
+        if let After::Rename(suffix) = &after.value
+            && (suffix.is_empty() || suffix.contains('/') || suffix.contains('\0'))
+        {
+            let message = "this is added to the name: one character at least, and no `/`";
+            self.problem(place.of("after.rename"), &after.span, message);
         }
         after.value.clone()
     }

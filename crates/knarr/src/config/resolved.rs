@@ -8,10 +8,13 @@ use jiff::tz::TimeZone;
 use knarr_core::filter::Filter;
 use knarr_core::job::{After, Deletes, Verify};
 use knarr_core::location::{Location, ObjectStoreKind};
+use knarr_core::matching::Matching;
 use knarr_core::plan::{IfExists, SymlinkPolicy};
 use knarr_core::retry::RetryPolicy;
 use knarr_core::schedule::Schedule;
 use knarr_core::template::Template;
+use knarr_engine::FileChecks;
+use knarr_engine::conditions::{Choice, Conditions};
 use knarr_steps::StepSpec;
 
 pub use crate::config::shape::{SecretSource, TemporaryFiles};
@@ -160,6 +163,14 @@ pub struct Job {
     pub after_job: Option<String>,
     /// Which files are meant, with the temporary names left out as `temporary` says.
     pub filter: Filter,
+    /// Which files are meant by a run, where that depends on when it begins.
+    pub matching: Option<Matching>,
+    /// Which of them a run takes.
+    pub choice: Choice,
+    /// What has to hold for a run to begin.
+    pub conditions: Conditions,
+    /// What is asked of each file's content.
+    pub checks: FileChecks,
     /// What to do with temporary names.
     pub temporary: TemporaryFiles,
     /// How long a file must not have changed, where nothing better says that it is complete.

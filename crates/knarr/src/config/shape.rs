@@ -1,9 +1,12 @@
 //! The configuration as it is written. What these types and their comments say is the JSON Schema.
 
+mod checks;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use knarr_core::choose::Order;
 use knarr_core::job::{After, Deletes, Verify};
 use knarr_core::plan::{IfExists, SymlinkPolicy};
 use knarr_core::schedule::{Missed, Overlap};
@@ -13,6 +16,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::checks::{CheckShape, HoursShape, ScanShape};
 use crate::config::read::{At, Many, SECRET};
 
 /// The configuration of Knarr, `knarr.yaml`.
@@ -231,12 +235,19 @@ pub(super) struct JobShape {
     /// Which files are meant, and when they are complete.
     #[serde(default, rename = "match")]
     pub(super) matching: MatchShape,
+    /// What has to hold for a run, and for each file.
+    #[serde(default)]
+    pub(super) checks: Many<At<CheckShape>>,
+    /// The only hours in which the job runs; a run that is under way at their end stops, and the next one goes
+    /// on from there.
+    #[serde(default)]
+    pub(super) window: Many<At<HoursShape>>,
     /// What is done to the content on its way.
     #[serde(default)]
-    #[schemars(length(max = 8))]
+    #[schemars(length(max = 16))]
     pub(super) steps: At<Vec<StepSpec>>,
     /// Where to: a path, a URL or `endpoint:path`, with placeholders such as {mtime:%Y/%m/%d},
-    /// {name}, {stem}, {extension}, {dir} and {now:%Y-%m-%d}.
+    /// {name}, {stem}, {extension}, {dir}, {now:%Y-%m-%d} and the named groups of `match.regex`.
     pub(super) to: At<String>,
     /// What becomes of the source after its delivery was verified.
     pub(super) after: Option<At<After>>,
@@ -302,6 +313,21 @@ pub(super) struct MatchShape {
     /// Globs of what is left out; a directory with all that is in it.
     #[serde(default)]
     pub(super) exclude: Many<At<String>>,
+    /// A regular expression that the whole path below the source has to match. Its named groups,
+    /// `(?<customer>…)`, are placeholders in `to`.
+    pub(super) regex: Option<At<String>>,
+    /// Leave files alone that changed before: `today`, `yesterday`, `today-7d`, `now-2h`, `2026-11-01`.
+    pub(super) modified_from: Option<At<String>>,
+    /// Leave files alone that changed then or later.
+    pub(super) modified_until: Option<At<String>>,
+    /// Leave files alone that changed before the last run began that went well.
+    pub(super) newer_than_last_run: Option<bool>,
+    /// Only so many of the newest; the others are never taken.
+    pub(super) newest: Option<At<u32>>,
+    /// At most so many in one run; the next run takes the others.
+    pub(super) limit: Option<At<u32>>,
+    /// Which come first if there is a limit: by `name` (default), the `oldest`, `newest`, `smallest` or `largest`.
+    pub(super) order: Option<Order>,
     /// How long a file must not have changed, where nothing better says that it is complete.
     pub(super) settle: Option<Span>,
     /// Leave files alone that changed less long ago.

@@ -137,7 +137,7 @@ error: jobs.two.to: there is no endpoint `parter`
    ╰────
 hint: did you mean `partner`?
 
-error: jobs.three.to: `{mtme:%Y}` is not a placeholder: use {name}, {stem}, {extension}, {dir}, {mtime:%Y/%m/%d} or {now:%Y-%m-%d}
+error: jobs.three.to: `{mtme:%Y}` is not a placeholder: use {name}, {stem}, {extension}, {dir}, {mtime:%Y/%m/%d}, {now:%Y-%m-%d} or a named group of `match.regex`
    ╭─[knarr.yaml:6:27]
  6 │   three: { watch: in, to: \"out/{mtme:%Y}/\" }
    ·                           ────────────────

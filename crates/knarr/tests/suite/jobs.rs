@@ -203,6 +203,42 @@ fn what_is_wrong_with_a_schedule_or_an_order_of_jobs_is_told_where_it_stands() {
             "from: a/\n    to: b/\n    steps: [extract]\n    deletes: mirror",
             "`extract` makes several",
         ),
+        (
+            "watch: a/\n    to: b/\n    checks: [{ min_files: 2 }]",
+            "no runs that a condition could skip",
+        ),
+        (
+            "watch: a/\n    to: b/\n    match: { limit: 2 }",
+            "takes what comes",
+        ),
+        (
+            "watch: a/\n    to: b/\n    match: { include: \"{today:%F}.csv\" }",
+            "are for jobs that run",
+        ),
+        (
+            "from: a/\n    to: b/\n    match: { modified_from: tomorrow }",
+            "is not a moment",
+        ),
+        (
+            "from: a/\n    to: \"b/{customer}/\"\n    match: { regex: \"(?<client>.*)\" }",
+            "not a placeholder",
+        ),
+        (
+            "from: a/\n    to: b/\n    match: { regex: \"a(\" }",
+            "unclosed group",
+        ),
+        (
+            "from: a/\n    to: b/\n    window: { from: \"25:00\", to: \"06:00\" }",
+            "not a time of day",
+        ),
+        (
+            "from: a/\n    to: b/\n    checks: [{ scan: { command: [clamscan] } }]",
+            "absolute path of a program",
+        ),
+        (
+            "from: a/\n    to: b/\n    after: { rename: a/b }",
+            "added to the name",
+        ),
     ] {
         let place = Place::new();
         place.write("knarr.yaml", format!("jobs:\n  first:\n    {job}\n"));

@@ -7,6 +7,7 @@
 
 mod approval;
 mod configuration;
+mod documented;
 mod endpoints;
 mod faults;
 mod faults_page;
