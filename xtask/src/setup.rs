@@ -24,12 +24,15 @@ pub(crate) enum Scope {
 }
 
 /// Debian packages, each with a program of it by which it is known to be there.
-const PACKAGES: [(&str, &str); 25] = [
+const PACKAGES: [(&str, &str); 27] = [
     ("openssh-server", "sshd"),
     ("openssh-sftp-server", "/usr/lib/openssh/sftp-server"),
     ("openssh-client", "ssh-keygen"),
     // Its own tests of sftp, which the SFTP server has to pass too.
     ("openssh-tests", "/usr/lib/openssh/regress/test-exec.sh"),
+    // Clients of the SFTP server.
+    ("lftp", "lftp"),
+    ("sshfs", "sshfs"),
     ("strace", "strace"),
     ("libfaketime", "/usr/share/doc/libfaketime"),
     ("iproute2", "ss"),

@@ -16,12 +16,16 @@ use serde::Deserialize;
 use crate::{Outcome, cargo};
 
 /// For each crate, the crates of this workspace that it may use outside tests.
-const TABLE: [(&str, &[&str]); 10] = [
+const TABLE: [(&str, &[&str]); 12] = [
     ("knarr-core", &[]),
     ("knarr-fs", &["knarr-core"]),
     ("knarr-store", &["knarr-core", "knarr-fs"]),
     ("knarr-sftp", &["knarr-core"]),
     ("knarr-remote", &["knarr-core", "knarr-fs", "knarr-sftp"]),
+    (
+        "knarr-serve",
+        &["knarr-core", "knarr-fs", "knarr-sftp", "knarr-remote"],
+    ),
     ("knarr-steps", &["knarr-core"]),
     (
         "knarr-engine",
@@ -34,6 +38,16 @@ const TABLE: [(&str, &[&str]); 10] = [
         ],
     ),
     (
+        "knarr-node",
+        &[
+            "knarr-core",
+            "knarr-fs",
+            "knarr-store",
+            "knarr-remote",
+            "knarr-engine",
+        ],
+    ),
+    (
         "knarr",
         &[
             "knarr-core",
@@ -43,6 +57,8 @@ const TABLE: [(&str, &[&str]); 10] = [
             "knarr-remote",
             "knarr-steps",
             "knarr-engine",
+            "knarr-node",
+            "knarr-serve",
         ],
     ),
     ("knarr-testkit", &[]),

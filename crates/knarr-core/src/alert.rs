@@ -112,6 +112,18 @@ impl AlertState {
         self.episode.as_ref().map(|episode| episode.since)
     }
 
+    /// Whether something bad is known, told or not.
+    #[must_use]
+    pub const fn is_bad(&self) -> bool {
+        self.bad_since.is_some() || self.episode.is_some()
+    }
+
+    /// Until when a certificate or key is valid, if that is known.
+    #[must_use]
+    pub const fn expires_at(&self) -> Option<Timestamp> {
+        self.expires_at
+    }
+
     fn apply(&mut self, what: &What, at: Timestamp) {
         match what {
             What::Watched | What::Gone => return,
@@ -269,7 +281,10 @@ pub fn step(rules: &[Rule], mut states: States, events: &[Event], now: Timestamp
     }
     ordered.sort();
     for event in &ordered {
-        for rule in rules.iter().filter(|rule| rule.is_about(&event.subject)) {
+        let concerned = rules
+            .iter()
+            .filter(|rule| rule.is_about(&event.subject) && rule.condition.heeds(&event.what));
+        for rule in concerned {
             let key = (rule.name.clone(), event.subject.clone());
             if event.what == What::Gone {
                 if let Some(mut state) = states.remove(&key) {

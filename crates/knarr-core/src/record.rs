@@ -38,6 +38,8 @@ pub enum Action {
     Approved,
     /// Left alone on purpose (exists already, filtered by policy).
     Skipped,
+    /// Older records were removed, as the retention says.
+    Pruned,
 }
 
 impl Action {
@@ -59,6 +61,7 @@ impl Action {
             Self::Held => "held",
             Self::Approved => "approved",
             Self::Skipped => "skipped",
+            Self::Pruned => "pruned",
         }
     }
 
@@ -80,6 +83,7 @@ impl Action {
             Self::Held,
             Self::Approved,
             Self::Skipped,
+            Self::Pruned,
         ]
         .into_iter()
         .find(|action| action.name() == name)

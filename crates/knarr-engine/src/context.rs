@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::commit::CommitQueue;
 use crate::error::EngineError;
-use crate::inspect::FileChecks;
+use crate::inspect::{FileChecks, SideFiles};
 use crate::journal::Journal;
 use crate::observer::{Event, Observer, Trouble};
 
@@ -30,6 +30,8 @@ pub(crate) struct Context {
     pub(crate) after: After,
     /// What is asked of each file's content.
     pub(crate) checks: Arc<FileChecks>,
+    /// The files with checksums that were read for them.
+    pub(crate) side_files: SideFiles,
     pub(crate) retry: RetryPolicy,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) clock: Arc<dyn Clock>,

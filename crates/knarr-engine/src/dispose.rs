@@ -121,21 +121,32 @@ async fn dispose_company(context: &Context, entry: &Entry) {
     let Some(side) = context.checks.side_file(&entry.path) else {
         return;
     };
+    // Only the one that was read: that of the next version may be there already.
+    let Some(seen) = context.side_files.take(&side) else {
+        return;
+    };
     let done = match &context.after {
         After::Keep => return,
         After::Delete => {
             let removal = Removal {
                 path: side.clone(),
                 kind: Kind::File,
-                seen: None,
+                seen: Some(seen),
             };
             let mut results = context.source.remove(&[removal]).await;
             results.pop().unwrap_or(Ok(()))
         }
-        After::Move(_) | After::Rename(_) => match aside(&context.after, &side) {
-            Ok(aside) => move_aside(context, &side, aside).await.map(drop),
-            Err(error) => Err(invalid(&error)),
-        },
+        After::Move(_) | After::Rename(_) => {
+            let there = context.source.stat(&side).await;
+            match (there, aside(&context.after, &side)) {
+                (Ok(Some(there)), Ok(aside)) if seen.still_describes(&there) => {
+                    move_aside(context, &side, aside).await.map(drop)
+                }
+                (Ok(_), Ok(_)) => return,
+                (Err(error), _) => Err(error),
+                (_, Err(error)) => Err(invalid(&error)),
+            }
+        }
     };
     if let Err(error) = done {
         tracing::warn!(path = %side, %error, "the file with the checksum stays at the source");

@@ -21,6 +21,9 @@ pub enum EngineError {
         #[source]
         source: RemoteError,
     },
+    /// What has to succeed before a run did not.
+    #[error("not begun: {0}")]
+    Before(String),
     /// Another command works on the same two places.
     #[error(
         "another knarr command works on the same two locations ({holder}): wait for it, or stop it"

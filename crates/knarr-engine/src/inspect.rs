@@ -2,17 +2,22 @@
 //!
 //! What is found wrong is permanent: the file is parked with the reason, and its source stays.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Stdio;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use knarr_core::entry::Fingerprint;
 use knarr_core::{Entry, RelPath};
 use knarr_remote::{ReadOptions, Remote, RemoteError};
 use knarr_steps::{ChecksumAlgorithm, Hasher, find_checksum};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::process::{Child, ChildStdin, Command};
+use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::content_type::{BEGINNING_BYTES, ContentType};
 use crate::transfer::TransferError;
@@ -31,6 +36,28 @@ pub struct FileChecks {
     pub types: Vec<ContentType>,
     /// A program that gets the content on its standard input.
     pub scan: Option<ScanCommand>,
+}
+
+/// The most files with checksums that are remembered; others stay at the source.
+const SIDE_FILES: usize = 10_000;
+
+/// Files with checksums, as they were when they were read: only those are removed with their files.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SideFiles(Arc<Mutex<BTreeMap<RelPath, Fingerprint>>>);
+
+impl SideFiles {
+    fn note(&self, path: &RelPath, seen: Fingerprint) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if all.len() < SIDE_FILES || all.contains_key(path) {
+            all.insert(path.clone(), seen);
+        }
+    }
+
+    /// As it was, if it was read; forgets it.
+    pub(crate) fn take(&self, path: &RelPath) -> Option<Fingerprint> {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.remove(path)
+    }
 }
 
 /// A program that says whether content is clean: it ends with 0 if so, with 1 if not. Only the local
@@ -67,10 +94,13 @@ impl FileChecks {
         &self,
         source: &dyn Remote,
         entry: &Entry,
+        cancel: &CancellationToken,
+        side_files: &SideFiles,
     ) -> Result<Inspection, TransferError> {
         let mut inspection = Inspection::default();
         if let (Some(algorithm), Some(side)) = (self.checksum, self.side_file(&entry.path)) {
-            let text = read_side_file(source, &side).await?;
+            let (text, seen) = read_side_file(source, &side).await?;
+            side_files.note(&side, seen);
             let name = String::from_utf8_lossy(entry.path.name()).into_owned();
             let Some(expected) = find_checksum(&text, &name, algorithm) else {
                 return Err(TransferError::Refused(format!(
@@ -83,13 +113,16 @@ impl FileChecks {
             inspection.types = Some((self.types.clone(), Vec::new()));
         }
         if let Some(scan) = &self.scan {
-            inspection.scan = Some(Scanning::start(scan)?);
+            inspection.scan = Some(Scanning::start(scan, cancel)?);
         }
         Ok(inspection)
     }
 }
 
-async fn read_side_file(source: &dyn Remote, side: &RelPath) -> Result<String, TransferError> {
+async fn read_side_file(
+    source: &dyn Remote,
+    side: &RelPath,
+) -> Result<(String, Fingerprint), TransferError> {
     let there = source.stat(side).await.map_err(TransferError::Source)?;
     let Some(there) = there else {
         return Err(TransferError::Waiting(format!(
@@ -114,7 +147,8 @@ async fn read_side_file(source: &dyn Remote, side: &RelPath) -> Result<String, T
         Ok::<_, RemoteError>(content)
     };
     let content = read.await.map_err(TransferError::Source)?;
-    Ok(String::from_utf8_lossy(&content).into_owned())
+    let text = String::from_utf8_lossy(&content).into_owned();
+    Ok((text, there.fingerprint()))
 }
 
 /// The checks of one file, under way.
@@ -147,7 +181,7 @@ impl Inspection {
             }
         }
         if let Some(scan) = &mut self.scan {
-            scan.update(chunk).await;
+            scan.update(chunk).await?;
         }
         Ok(())
     }
@@ -192,12 +226,15 @@ impl Inspection {
 struct Scanning {
     child: Child,
     stdin: Option<ChildStdin>,
+    /// What it says, read all the time, so that it can go on.
+    said: Option<JoinHandle<Vec<u8>>>,
     timeout: Duration,
     program: PathBuf,
+    cancel: CancellationToken,
 }
 
 impl Scanning {
-    fn start(scan: &ScanCommand) -> Result<Self, TransferError> {
+    fn start(scan: &ScanCommand, cancel: &CancellationToken) -> Result<Self, TransferError> {
         let mut child = Command::new(&scan.program)
             .args(&scan.arguments)
             .env_clear()
@@ -214,38 +251,54 @@ impl Scanning {
             .map_err(|error| failed(scan, &format!("it cannot be started: {error}")))?;
         Ok(Self {
             stdin: child.stdin.take(),
+            said: child
+                .stdout
+                .take()
+                .map(|stdout| tokio::spawn(listen(stdout))),
             child,
+            cancel: cancel.clone(),
             timeout: scan.timeout,
             program: scan.program.clone(),
         })
     }
 
-    async fn update(&mut self, chunk: &[u8]) {
-        if let Some(stdin) = &mut self.stdin
-            && stdin.write_all(chunk).await.is_err()
-        {
+    async fn update(&mut self, chunk: &[u8]) -> Result<(), TransferError> {
+        let Some(stdin) = &mut self.stdin else {
+            return Ok(());
+        };
+        let written = tokio::select! {
+            () = self.cancel.cancelled() => return Err(TransferError::Cancelled),
+            written = tokio::time::timeout(self.timeout, stdin.write_all(chunk)) => written,
+        };
+        match written {
+            Ok(Ok(())) => Ok(()),
             // It has seen enough; how it ends says what of.
-            self.stdin = None;
+            Ok(Err(_closed)) => {
+                self.stdin = None;
+                Ok(())
+            }
+            Err(_late) => Err(scanner_failed(
+                &self.program,
+                "it does not read what it is given",
+            )),
         }
     }
 
     async fn finish(mut self) -> Result<(), TransferError> {
         drop(self.stdin.take());
-        let mut said = Vec::new();
-        let mut stdout = self.child.stdout.take();
         let ended = async {
-            if let Some(stdout) = &mut stdout {
-                let mut limited = stdout.take(SAID_BYTES as u64);
-                limited.read_to_end(&mut said).await?;
-            }
-            // Whoever says more than that may do so.
-            if let Some(stdout) = &mut stdout {
-                tokio::io::copy(stdout, &mut tokio::io::sink()).await?;
-            }
-            self.child.wait().await
+            let said = match self.said.take() {
+                Some(said) => said.await.unwrap_or_default(),
+                None => Vec::new(),
+            };
+            self.child.wait().await.map(|status| (status, said))
         };
-        let status = match tokio::time::timeout(self.timeout, ended).await {
-            Ok(Ok(status)) => status,
+        let ended = tokio::select! {
+            () = self.cancel.cancelled() => return Err(TransferError::Cancelled),
+            ended = tokio::time::timeout(self.timeout, ended) => ended,
+        };
+        let (status, said) = match ended {
+            Ok(Ok(ended)) => ended,
             Ok(Err(error)) => return Err(scanner_failed(&self.program, &error.to_string())),
             Err(_late) => return Err(scanner_failed(&self.program, "it took too long")),
         };
@@ -261,6 +314,21 @@ impl Scanning {
                 self.program.display()
             ))),
             _ => Err(scanner_failed(&self.program, &format!("{status}: {said}"))),
+        }
+    }
+}
+
+/// Reads what a scanner says to its end; keeps the beginning.
+async fn listen(mut stdout: ChildStdout) -> Vec<u8> {
+    let mut said = Vec::new();
+    let mut buffer = [0; 4_096];
+    loop {
+        match stdout.read(&mut buffer).await {
+            Ok(0) | Err(_) => return said,
+            Ok(read) => {
+                let room = SAID_BYTES.saturating_sub(said.len());
+                said.extend(buffer.iter().take(read.min(room)));
+            }
         }
     }
 }

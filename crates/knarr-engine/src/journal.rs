@@ -26,6 +26,7 @@ use knarr_store::runs::{NewRun, RunId};
 use knarr_store::synced::Recognise;
 use knarr_store::{PairId, Store, StoreError, Tx};
 
+use crate::announce::Announcing;
 use crate::apply::Applying;
 use crate::error::EngineError;
 use crate::oneshot::Environment;
@@ -102,6 +103,7 @@ pub(crate) struct Journal {
     owner: Arc<[u8]>,
     clock: Arc<dyn Clock>,
     group: Arc<Group>,
+    announcing: Announcing,
     /// How many intents of this run are not on record yet.
     open_intents: Arc<AtomicU64>,
     keep_unfinished: Duration,
@@ -179,8 +181,17 @@ impl Journal {
             },
             label: Arc::clone(&label),
         };
+        let announcing = if is_job && run != RunId(0) {
+            environment
+                .announcer
+                .bind(&label.job, run, &label.destination)
+        } else {
+            Announcing::default()
+        };
+        let group = Group::new(store.clone(), run, applying.clone(), announcing.clone());
         Ok(Self {
-            group: Arc::new(Group::new(store.clone(), run, applying.clone())),
+            group: Arc::new(group),
+            announcing,
             store,
             pair,
             run,
@@ -196,6 +207,11 @@ impl Journal {
     /// How long what an interrupted transfer left is kept.
     pub(crate) const fn keep_unfinished(&self) -> Duration {
         self.keep_unfinished
+    }
+
+    /// Who is told of the run.
+    pub(crate) const fn announcing(&self) -> &Announcing {
+        &self.announcing
     }
 
     /// The number of the run.

@@ -4,6 +4,7 @@
 //! number of files; nothing is called done before it is recorded; nothing is removed because of what
 //! could not be seen.
 
+pub mod announce;
 mod apply;
 mod bulk;
 mod checkpoint;

@@ -74,6 +74,11 @@ pub enum Trouble {
 pub trait Observer: Send + Sync + fmt::Debug {
     /// Called often and from many tasks: has to be quick and may not block.
     fn event(&self, event: &Event<'_>);
+
+    /// Who watches one run of a job instead, if that is to be told apart.
+    fn for_run(&self, _job: &str, _run: u64) -> Option<std::sync::Arc<dyn Observer>> {
+        None
+    }
 }
 
 /// Looks away.

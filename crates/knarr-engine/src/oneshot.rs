@@ -21,10 +21,12 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::announce::Announcer;
 use crate::commit::CommitQueue;
 use crate::context::{Context, Tally};
 use crate::error::EngineError;
 use crate::execute::Executor;
+use crate::inspect::SideFiles;
 use crate::journal::{Journal, PairLabel};
 use crate::lock::PairLock;
 use crate::observer::Observer;
@@ -74,6 +76,8 @@ pub struct Environment {
     pub clock: Arc<dyn Clock>,
     /// Who watches.
     pub observer: Arc<dyn Observer>,
+    /// Who is told of what jobs do.
+    pub announcer: Announcer,
     /// Asks to stop.
     pub cancel: CancellationToken,
 }
@@ -193,6 +197,7 @@ impl Prepared {
             verify: spec.verify,
             after: spec.after.clone(),
             checks: Arc::default(),
+            side_files: SideFiles::default(),
             retry: spec.retry,
             observer: Arc::clone(&environment.observer),
             clock: Arc::clone(&environment.clock),

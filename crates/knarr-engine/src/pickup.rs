@@ -19,12 +19,13 @@ use knarr_core::plan::{MassDeletion, NoRenames, Side};
 use knarr_core::run::{RunEvent, RunState};
 use knarr_core::tree::TreeItem;
 use knarr_core::{RelPath, Timestamp};
-use knarr_remote::{ListOptions, Listing, Remote};
+use knarr_remote::{ListOptions, Listing, Remote, Retry};
 use knarr_store::runs::RunFilter;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::announce::Following;
 use crate::conditions::{Conditions, Refusal, Surveyed};
 use crate::context::Context;
 use crate::error::EngineError;
@@ -57,6 +58,10 @@ pub enum Cause {
     Schedule,
     /// Another job ended.
     AfterJob,
+    /// A file was uploaded completely.
+    Upload,
+    /// Somebody called the job's URL.
+    Http,
 }
 
 impl Cause {
@@ -67,6 +72,8 @@ impl Cause {
             Self::Manual => "manual",
             Self::Schedule => "schedule",
             Self::AfterJob => "after job",
+            Self::Upload => "upload",
+            Self::Http => "http",
         }
     }
 }
@@ -100,8 +107,21 @@ impl PickupJob {
     /// If another run of the job is under way, or the state cannot be read or written. A place that does
     /// not answer is no error but a run that failed, as the report says.
     pub async fn run(&self, environment: &Environment, cause: Cause) -> Result<Ended, EngineError> {
+        self.run_telling(environment, cause, drop).await
+    }
+
+    /// The same; `begun` is told the run's number as soon as it has one.
+    ///
+    /// # Errors
+    /// As [`PickupJob::run`].
+    pub async fn run_telling(
+        &self,
+        environment: &Environment,
+        cause: Cause,
+        begun: impl FnOnce(u64) + Send,
+    ) -> Result<Ended, EngineError> {
         let as_of_now = self.as_of_now(environment).await?;
-        as_of_now.run_as_it_is(environment, cause).await
+        as_of_now.run_as_it_is(environment, cause, begun).await
     }
 
     /// The job with all that depends on the time fixed.
@@ -139,6 +159,7 @@ impl PickupJob {
         &self,
         environment: &Environment,
         cause: Cause,
+        begun: impl FnOnce(u64) + Send,
     ) -> Result<Ended, EngineError> {
         let label = self.label();
         // Several jobs may take different files from one place to another.
@@ -151,11 +172,14 @@ impl PickupJob {
             cause: cause.name(),
         };
         let journal = Journal::open_as(environment, &label, Some(KIND), as_what).await?;
+        begun(journal.run());
         journal.begin_lane().await?;
         let tasks = TaskTracker::new();
+        let following = Following::start(environment, self.name(), &journal);
         // Ends this run, and nothing else.
         let inner = Environment {
             cancel: environment.cancel.child_token(),
+            observer: following.observer(),
             ..environment.clone()
         };
         let progress = Arc::new(Progress::new(
@@ -175,7 +199,11 @@ impl PickupJob {
         let given_up = Arc::clone(&working.given_up);
         // The progress is written until the work ends, the rest goes on until the end of the run.
         let worked_off = CancellationToken::new();
-        let looked = match self.prepare(&context).await? {
+        let prepared = tokio::select! {
+            () = context.cancel.cancelled() => Err(Refusal::Skip("it was stopped".to_owned())),
+            prepared = self.prepare(&context, environment) => prepared?,
+        };
+        let looked = match prepared {
             Ok(surveyed) => self.look(&context, surveyed).await.map(Ok),
             Err(refusal) => Ok(Err(refusal)),
         };
@@ -186,11 +214,17 @@ impl PickupJob {
             Arc::clone(&stopped_because),
         ));
         let outcome = match looked {
+            Ok(Err(_)) if environment.cancel.is_cancelled() => {
+                drop(working);
+                Outcome::Stopped(None)
+            }
             Ok(Err(refusal)) => {
                 drop(working);
                 Outcome::Refused(refusal)
             }
             Ok(Ok(scanned)) => {
+                let endpoint = &self.source.describe().endpoint;
+                journal.endpoint_answered(endpoint).await?;
                 let work = async {
                     let worked = working.run(Until::Drained).await;
                     worked_off.cancel();
@@ -209,6 +243,11 @@ impl PickupJob {
             }
             Err(EngineError::Look { location, source }) => {
                 drop(working);
+                if source.retry == Retry::EndpointDown {
+                    let endpoint = &self.source.describe().endpoint;
+                    let reason = crate::error::chain(&source);
+                    journal.endpoint_unreachable(endpoint, &reason).await?;
+                }
                 let error = EngineError::Look { location, source };
                 Outcome::Unreachable(crate::error::chain(&error))
             }
@@ -220,8 +259,18 @@ impl PickupJob {
         drop(context);
         tasks.close();
         tasks.wait().await;
+        following.end().await;
+        environment.announcer.wake();
         drop(lock);
         Ok(ended)
+    }
+
+    /// Does what has to succeed before a run. `Err` says why the run does not begin.
+    async fn before(&self, environment: &Environment, run: u64) -> Result<(), String> {
+        for before in environment.announcer.before(self.name()) {
+            before.hold(self.name(), run, &environment.cancel).await?;
+        }
+        Ok(())
     }
 
     async fn finish(context: &Context, outcome: Outcome) -> Result<Ended, EngineError> {
@@ -267,11 +316,19 @@ impl PickupJob {
     async fn prepare(
         &self,
         context: &Arc<Context>,
+        environment: &Environment,
     ) -> Result<Result<Surveyed, Refusal>, EngineError> {
         let (job, now) = (&self.job, context.clock.now());
         if let Err(error) = job.steps.recipe(now) {
             let error = EngineError::Steps(error);
             return Ok(Err(Refusal::Fail(crate::error::chain(&error))));
+        }
+        if let Err(refusal) = job.conditions.check_time(now) {
+            return Ok(Err(refusal));
+        }
+        if let Err(reason) = self.before(environment, context.journal.run()).await {
+            let error = EngineError::Before(reason);
+            return Ok(Err(Refusal::Fail(error.to_string())));
         }
         match self.may_run(now).await {
             Err(error @ EngineError::Look { .. }) => {

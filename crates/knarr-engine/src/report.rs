@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::error::EngineError;
 
 /// What came of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Report {
     /// The run's number, for `knarr history`.
     pub run: u64,

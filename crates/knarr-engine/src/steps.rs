@@ -8,17 +8,30 @@ use std::time::Duration;
 
 use knarr_core::Timestamp;
 use knarr_steps::{Context, Keys, Recipe, StepError, StepSpec};
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+/// How many archives of a job lie unpacked in the spool at once.
+const UNPACKED_AT_ONCE: usize = 2;
 
 /// For how long keys that were found valid count as that.
 const KEYS_FRESH: Duration = Duration::from_secs(60);
 
 /// The steps of a job, ready to be used. Cheap to clone.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub struct Steps {
     specs: Arc<[StepSpec]>,
     keys: Keys,
     spool: PathBuf,
     made: Arc<Mutex<Option<(Timestamp, Recipe)>>>,
+    /// Held while what came out of an archive waits in the spool.
+    unpacking: Arc<Semaphore>,
+}
+
+/// No steps.
+impl Default for Steps {
+    fn default() -> Self {
+        Self::new(Vec::new(), Keys::new(), PathBuf::new())
+    }
 }
 
 impl Steps {
@@ -31,6 +44,7 @@ impl Steps {
             keys,
             spool,
             made: Arc::default(),
+            unpacking: Arc::new(Semaphore::new(UNPACKED_AT_ONCE)),
         }
     }
 
@@ -70,6 +84,12 @@ impl Steps {
         let recipe = Recipe::new(&self.specs, &context)?;
         *made = Some((now, recipe.clone()));
         Ok(recipe)
+    }
+
+    /// Waits for room in the spool: as long as the permit is held, it holds what came out of an archive.
+    /// Nothing if the job ends.
+    pub(crate) async fn unpacking(&self) -> Option<SemaphorePermit<'_>> {
+        self.unpacking.acquire().await.ok()
     }
 
     /// A file without a name, which is gone when it is closed.

@@ -211,6 +211,19 @@ pub(crate) async fn plain(
     Ok(Moved { staged, hash, sent })
 }
 
+/// Reads the source to its end for its checks alone.
+pub(crate) async fn inspect(
+    transfer: &Transfer<'_>,
+    inspection: &mut Inspection,
+) -> Result<(), TransferError> {
+    let mut reader = open_reader(transfer, 0).await?;
+    while let Some(chunk) = next_chunk(transfer, reader.as_mut()).await? {
+        inspection.update(&chunk).await?;
+    }
+    unchanged(transfer, reader.as_mut()).await?;
+    inspection.finish().await
+}
+
 async fn pump_plain(
     transfer: &Transfer<'_>,
     inspection: &mut Inspection,

@@ -14,7 +14,6 @@ pub mod memory;
 pub mod object;
 pub mod operation;
 pub mod remote;
-pub mod serve;
 pub mod sftp;
 pub mod ssh;
 pub mod upload;

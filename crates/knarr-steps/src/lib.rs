@@ -46,6 +46,7 @@ pub use error::{Limit, StepError};
 pub use faults::{ArchiveFault, CryptoFault, KeyFault};
 pub use format::{Format, output_name};
 pub use item::{Head, Node};
+pub use openpgp::openpgp_expiry;
 pub use pipeline::{Emitted, Pipeline, Recipe};
 pub use spec::{
     AgeIdentity, AgeRecipients, ArchiveFormat, ArchiveOptions, ChecksumAlgorithm, ChecksumOptions,

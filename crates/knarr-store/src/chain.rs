@@ -6,11 +6,13 @@
 use std::collections::VecDeque;
 
 use knarr_core::ContentHash;
+use knarr_core::record::Action;
 
 use crate::Store;
 use crate::custody::{COLUMNS, ChainedRecord, chained_record, with_link};
 use crate::error::{StoreError, While as _};
 use crate::read::{Columns as _, PAGE_ROWS, Reader};
+use crate::retention::ChainBase;
 
 /// An end of the chain, now or as it once was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -58,30 +60,44 @@ pub enum ChainDefect {
     /// The record was put behind the end without being part of the chain.
     #[error("it was put behind the end of the chain")]
     Added,
+    /// The chain does not say that what is missing at its beginning was pruned.
+    #[error("what comes after it was said to be pruned, but no checkpoint of the chain says so")]
+    Checkpoint,
+    /// The end that was noted lies in what was pruned since.
+    #[error("it was pruned since its end was noted: note a newer one")]
+    Pruned,
     /// The chain was made anew since its end was noted elsewhere.
     #[error("the chain is not the one whose end was noted")]
     Rewritten,
 }
 
 impl Store {
-    /// Checks every record up to the end. With `noted`, an end that was noted elsewhere at some time,
+    /// Checks every record up to the end, from the first or, if older ones were pruned, from the checkpoint
+    /// on that says so. With `noted`, an end that was noted elsewhere at some time,
     /// also that the chain still passes through it: that is what finds a chain that was made anew.
     /// About a million records a second; blocks.
     ///
     /// # Errors
     /// If the database cannot be read. A broken chain is no error, but a [`ChainVerdict`].
     pub fn verify_chain(&self, noted: Option<&ChainHead>) -> Result<ChainVerdict, StoreError> {
-        let (head, last) = self.read(|reader| {
+        let (head, last, base) = self.read(|reader| {
             let last = reader.one(
                 "read the end of the chain",
                 "SELECT coalesce(max(seq), 0) FROM custody",
                 [],
                 |row| row.number(0),
             )?;
-            Ok((reader.chain_head()?, last.unwrap_or(0)))
+            Ok((
+                reader.chain_head()?,
+                last.unwrap_or(0),
+                reader.chain_base()?,
+            ))
         })?;
-        let mut walked = ChainHead::EMPTY;
+        let mut walked = base.pruned;
         let broken = |seq, defect| Ok(ChainVerdict::Broken { seq, defect });
+        if let Some(noted) = noted.filter(|noted| 0 < noted.count && noted.count < walked.count) {
+            return broken(noted.count, ChainDefect::Pruned);
+        }
         let rewritten = |walked: &ChainHead| {
             noted.is_some_and(|noted| noted.count == walked.count && noted.hash != walked.hash)
         };
@@ -107,6 +123,9 @@ impl Store {
         if walked.hash != head.hash {
             return broken(walked.count, ChainDefect::Changed);
         }
+        if base.pruned.count > 0 && !self.read(|reader| is_checkpoint(reader, &base))? {
+            return broken(base.pruned.count, ChainDefect::Checkpoint);
+        }
         if last > head.count {
             return broken(head.count + 1, ChainDefect::Added);
         }
@@ -126,6 +145,19 @@ impl Store {
             finished: false,
         }
     }
+}
+
+/// Whether the chain itself says that it was pruned like this.
+fn is_checkpoint(reader: &Reader<'_>, base: &ChainBase) -> Result<bool, StoreError> {
+    let sql = format!("SELECT {COLUMNS} FROM custody WHERE seq = ?1");
+    let number = base.checkpoint.cast_signed();
+    let found = reader.one("read a checkpoint", &sql, [number], chained_record)?;
+    Ok(found.is_some_and(|found| {
+        let record = &found.record;
+        record.action == Action::Pruned
+            && record.size == base.pruned.count
+            && record.source_hash == Some(base.pruned.hash)
+    }))
 }
 
 /// Checks the next page behind `walked` and moves it on, up to the record before the first broken one.

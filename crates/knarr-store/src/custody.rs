@@ -26,6 +26,10 @@
 //! the body as it is, and the hash. The hash before is that of the row before. The number and hash of the
 //! last record also stand in `custody_head`.
 //!
+//! The oldest records may be pruned: see [`crate::retention`]. Then the chain begins behind the last one that
+//! went, with its hash, as a record with the action `pruned` says: its size is the number of that record, its
+//! source hash the hash.
+//!
 //! # What it proves
 //!
 //! Any change, removal, insertion or reordering of records, and any cut at the end, by whoever does not
@@ -65,10 +69,11 @@ pub const fn action_code(action: Action) -> u8 {
         Action::Held => 12,
         Action::Approved => 13,
         Action::Skipped => 14,
+        Action::Pruned => 15,
     }
 }
 
-const ACTIONS: [Action; 14] = [
+const ACTIONS: [Action; 15] = [
     Action::Created,
     Action::Updated,
     Action::Renamed,
@@ -83,6 +88,7 @@ const ACTIONS: [Action; 14] = [
     Action::Held,
     Action::Approved,
     Action::Skipped,
+    Action::Pruned,
 ];
 
 fn action_of_code(code: i64) -> Option<Action> {

@@ -188,6 +188,11 @@ fn dirty(row: &Row<'_>) -> Result<Dirty, StoreError> {
     })
 }
 
+/// Looks at the rows of one pair, and at those of no other.
+const COUNT: &str = "SELECT count(*) FILTER (WHERE parked IS NULL AND due_at <= ?2), \
+     count(*) FILTER (WHERE parked IS NULL AND due_at > ?2), \
+     count(*) FILTER (WHERE parked IS NOT NULL) FROM dirty WHERE pair = ?1";
+
 impl Reader<'_> {
     /// The queue's row for a path.
     ///
@@ -318,14 +323,24 @@ impl Reader<'_> {
             .flatten())
     }
 
+    /// When the path was first seen that waits longest and is not parked.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn oldest_dirty(&self, pair: PairId) -> Result<Option<Timestamp>, StoreError> {
+        let sql = "SELECT min(first_seen) FROM dirty WHERE pair = ?1 AND parked IS NULL";
+        let oldest = self.one("look for what waits longest", sql, [pair.0], |row| {
+            row.optional_time(0)
+        })?;
+        Ok(oldest.flatten())
+    }
+
     /// How many paths are in which state at `now`.
     ///
     /// # Errors
     /// If the database cannot be read.
     pub fn count_dirty(&self, pair: PairId, now: Timestamp) -> Result<DirtyCounts, StoreError> {
-        let sql = "SELECT count(*) FILTER (WHERE parked IS NULL AND due_at <= ?2), \
-                          count(*) FILTER (WHERE parked IS NULL AND due_at > ?2), \
-                          count(*) FILTER (WHERE parked IS NOT NULL) FROM dirty WHERE pair = ?1";
+        let sql = COUNT;
         let counts = self.one("count the queue", sql, (pair.0, now.nanoseconds()), |row| {
             Ok(DirtyCounts {
                 ready: row.number(0)?,
@@ -577,4 +592,19 @@ pub(crate) fn read_all(connection: &Connection) -> Result<(), StoreError> {
         dirty(row)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::read::plan_of;
+
+    #[test]
+    fn what_waits_of_a_pair_is_counted_through_an_index() {
+        let plan = plan_of(super::COUNT);
+        assert!(
+            plan.contains("SEARCH dirty USING PRIMARY KEY (pair=?)"),
+            "{plan}"
+        );
+        assert!(!plan.contains("SCAN"), "{plan}");
+    }
 }

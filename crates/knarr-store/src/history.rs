@@ -87,6 +87,25 @@ impl Reader<'_> {
         Ok(records)
     }
 
+    /// The records behind a number, the oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn records_after(
+        &self,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<ChainedRecord>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM custody WHERE seq > ?1 ORDER BY seq LIMIT ?2");
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.all(
+            "read the history",
+            &sql,
+            (after.cast_signed(), limit),
+            chained_record,
+        )
+    }
+
     /// Records, the newest first, at most `limit`.
     ///
     /// # Errors
@@ -97,45 +116,7 @@ impl Reader<'_> {
         limit: usize,
     ) -> Result<Vec<ChainedRecord>, StoreError> {
         let operation = "read the history";
-        let mut sql = format!("SELECT {COLUMNS} FROM custody WHERE ");
-        let mut values = Vec::new();
-        let mut condition = |text: &str, value: Value| {
-            sql.push_str(text);
-            values.push(value);
-        };
-        condition(
-            "seq < ?",
-            Value::Integer(filter.before.map_or(i64::MAX, u64::cast_signed)),
-        );
-        if let Some(run) = filter.run {
-            condition(" AND run = ?", Value::Integer(run.0.cast_signed()));
-        }
-        if let Some(job) = &filter.job {
-            condition(" AND job = ?", Value::Text(job.clone()));
-        }
-        if let Some(action) = filter.action {
-            condition(
-                " AND action = ?",
-                Value::Integer(i64::from(action_code(action))),
-            );
-        }
-        // Clocks may be set back, so the order of times is not the order of records: the limits of time
-        // are first turned into limits of numbers, which are indexed with everything else.
-        if let Some(since) = filter.since {
-            condition(
-                " AND seq >= (SELECT coalesce(min(seq), 0) FROM custody WHERE at >= ?)",
-                Value::Integer(since.nanoseconds()),
-            );
-            condition(" AND +at >= ?", Value::Integer(since.nanoseconds()));
-        }
-        if let Some(until) = filter.until {
-            condition(
-                " AND seq <= (SELECT coalesce(max(seq), 0) FROM custody WHERE at < ?)",
-                Value::Integer(until.nanoseconds()),
-            );
-            condition(" AND +at < ?", Value::Integer(until.nanoseconds()));
-        }
-        sql.push_str(" ORDER BY seq DESC");
+        let (sql, values) = query(filter);
         let mut statement = self.prepare(operation, &sql)?;
         let mut rows = statement
             .query(params_from_iter(values))
@@ -155,5 +136,109 @@ impl Reader<'_> {
             }
         }
         Ok(records)
+    }
+}
+
+/// The text of a query, and its parameters.
+fn query(filter: &HistoryFilter) -> (String, Vec<Value>) {
+    let mut sql = format!("SELECT {COLUMNS} FROM custody WHERE ");
+    let mut values = Vec::new();
+    let mut condition = |text: &str, value: Value| {
+        sql.push_str(text);
+        values.push(value);
+    };
+    condition(
+        "seq < ?",
+        Value::Integer(filter.before.map_or(i64::MAX, u64::cast_signed)),
+    );
+    if let Some(run) = filter.run {
+        condition(" AND run = ?", Value::Integer(run.0.cast_signed()));
+    }
+    if let Some(job) = &filter.job {
+        condition(" AND job = ?", Value::Text(job.clone()));
+    }
+    if let Some(action) = filter.action {
+        condition(
+            " AND action = ?",
+            Value::Integer(i64::from(action_code(action))),
+        );
+    }
+    // Clocks may be set back, so the order of times is not the order of records: the limits of time
+    // are first turned into limits of numbers, which are indexed with everything else.
+    if let Some(since) = filter.since {
+        condition(
+            " AND seq >= (SELECT coalesce(min(seq), 0) FROM custody INDEXED BY custody_at WHERE at >= ?)",
+            Value::Integer(since.nanoseconds()),
+        );
+        condition(" AND +at >= ?", Value::Integer(since.nanoseconds()));
+    }
+    if let Some(until) = filter.until {
+        condition(
+            " AND seq <= (SELECT coalesce(max(seq), 0) FROM custody INDEXED BY custody_at WHERE at < ?)",
+            Value::Integer(until.nanoseconds()),
+        );
+        condition(" AND +at < ?", Value::Integer(until.nanoseconds()));
+    }
+    sql.push_str(" ORDER BY seq DESC");
+    (sql, values)
+}
+
+#[cfg(test)]
+mod tests {
+    use knarr_core::Timestamp;
+    use knarr_core::record::Action;
+
+    use super::{HistoryFilter, query};
+    use crate::read::plan_of;
+    use crate::runs::RunId;
+
+    #[test]
+    fn every_question_to_the_history_goes_through_an_index() {
+        let all = HistoryFilter::default;
+        let at = Timestamp::from_nanoseconds(1);
+        for (filter, index) in [
+            (all(), "INTEGER PRIMARY KEY"),
+            (
+                HistoryFilter {
+                    job: Some("a".to_owned()),
+                    ..all()
+                },
+                "custody_job",
+            ),
+            (
+                HistoryFilter {
+                    run: Some(RunId(1)),
+                    ..all()
+                },
+                "custody_run",
+            ),
+            (
+                HistoryFilter {
+                    action: Some(Action::Failed),
+                    ..all()
+                },
+                "custody_action",
+            ),
+            (
+                HistoryFilter {
+                    since: Some(at),
+                    ..all()
+                },
+                "custody_at",
+            ),
+            (
+                HistoryFilter {
+                    until: Some(at),
+                    job: Some("a".to_owned()),
+                    ..all()
+                },
+                "custody_job",
+            ),
+        ] {
+            let plan = plan_of(&query(&filter).0);
+            assert!(plan.contains(index), "{filter:?}: {plan}");
+            assert!(!plan.contains("SCAN custody"), "{filter:?}: {plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{filter:?}: {plan}");
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Remembers: trees, runs, custody records, uploads in flight, secrets.
+//! Remembers: trees, runs, custody records, uploads in flight, secrets, jobs that were added.
 //!
 //! Constraints:
 //!
@@ -27,6 +27,7 @@ pub mod alerts;
 pub mod chain;
 mod codec;
 pub mod custody;
+pub mod definitions;
 pub mod deletions;
 pub mod dirty;
 pub mod endpoints;
@@ -44,6 +45,7 @@ pub mod partials;
 mod process;
 mod quarantine;
 mod read;
+pub mod retention;
 pub mod roots;
 pub mod runs;
 mod schema;

@@ -297,3 +297,21 @@ impl Drop for Borrowed<'_> {
         self.readers.returned.notify_one();
     }
 }
+
+/// How SQLite goes about a query, in a database of the present schema; for tests.
+#[cfg(test)]
+pub(crate) fn plan_of(sql: &str) -> String {
+    let mut connection = Connection::open_in_memory().expect("memory is there");
+    crate::schema::migrate(&mut connection).expect("the schema is right");
+    let mut statement = connection
+        .prepare(&format!("EXPLAIN QUERY PLAN {sql}"))
+        .expect("the query is right");
+    let mut rows = statement.raw_query();
+    let mut plan = String::new();
+    while let Some(row) = rows.next().expect("a plan is made") {
+        let line: String = row.get(3).expect("a plan has four columns");
+        plan.push_str(&line);
+        plan.push('\n');
+    }
+    plan
+}

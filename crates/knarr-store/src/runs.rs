@@ -143,6 +143,21 @@ impl Reader<'_> {
         self.one("read a run", &sql, [id.0.cast_signed()], stored_run)
     }
 
+    /// The runs behind a number, the oldest first, at most `limit`.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn runs_after(&self, after: RunId, limit: usize) -> Result<Vec<StoredRun>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM runs WHERE id > ?1 ORDER BY id LIMIT ?2");
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.all(
+            "list runs",
+            &sql,
+            (after.0.cast_signed(), limit),
+            stored_run,
+        )
+    }
+
     /// Runs, the newest first, at most `limit`.
     ///
     /// # Errors
@@ -153,8 +168,17 @@ impl Reader<'_> {
         for (given, condition) in [
             (filter.job.is_some(), " AND job = ?2"),
             (filter.state.is_some(), " AND state = ?3"),
-            (filter.since.is_some(), " AND started_at >= ?4"),
-            (filter.until.is_some(), " AND started_at < ?5"),
+            // Clocks may be set back, so the limits of time are first turned into limits of numbers.
+            (
+                filter.since.is_some(),
+                " AND id >= (SELECT coalesce(min(id), 0) FROM runs INDEXED BY runs_started WHERE started_at >= ?4) \
+                 AND +started_at >= ?4",
+            ),
+            (
+                filter.until.is_some(),
+                " AND id <= (SELECT coalesce(max(id), 0) FROM runs INDEXED BY runs_started WHERE started_at < ?5) \
+                 AND +started_at < ?5",
+            ),
         ] {
             if given {
                 sql.push_str(condition);

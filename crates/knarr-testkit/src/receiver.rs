@@ -44,7 +44,8 @@ impl Received {
     }
 }
 
-/// A web server that takes everything and remembers it.
+/// A web server that takes everything and remembers it. It answers with 200, or, to a path such as
+/// `/status/500`, with what that says.
 #[derive(Debug)]
 pub struct HttpReceiver {
     port: ReservedPort,
@@ -145,7 +146,10 @@ fn serve(stream: &TcpStream, received: &Mutex<Vec<Received>>) -> io::Result<()> 
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut reader = BufReader::new(stream);
     let mut line = String::new();
-    reader.read_line(&mut line)?;
+    if reader.read_line(&mut line)? == 0 {
+        // Whoever connected went away.
+        return Ok(());
+    }
     let mut headers = Vec::new();
     loop {
         let mut header = String::new();
@@ -166,12 +170,20 @@ fn serve(stream: &TcpStream, received: &Mutex<Vec<Received>>) -> io::Result<()> 
         headers,
         body: String::from_utf8_lossy(&body).into_owned(),
     };
+    let mut writer = stream;
+    // A path such as /status/500 says what the answer is.
+    let status = request
+        .line
+        .split_once("/status/")
+        .and_then(|(_, rest)| rest.split(' ').next()?.parse::<u16>().ok())
+        .unwrap_or(200);
     received
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .push(request);
-    let mut writer = stream;
-    writer.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n")
+    let answer =
+        format!("HTTP/1.1 {status} as asked\r\nContent-Length: 3\r\nConnection: close\r\n\r\nok\n");
+    writer.write_all(answer.as_bytes())
 }
 
 /// A certificate for 127.0.0.1 and `localhost` that no system trusts, and its key.

@@ -191,6 +191,22 @@ impl<'c> Opener<'c> {
         &self.config
     }
 
+    /// Changes the configuration. What is open stays open, with the limits of now.
+    pub(crate) fn change(&mut self, change: impl FnOnce(&mut Config)) {
+        change(&mut self.config);
+        let endpoints = &self.config.endpoints;
+        let bandwidths = self
+            .bandwidths
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        bandwidths.retain(|name, bandwidth| {
+            let limits = endpoints.get(name).map(|endpoint| endpoint.limits);
+            let rate = limits.and_then(|limits| limits.bandwidth_bytes_per_second);
+            bandwidth.set(rate.unwrap_or(0));
+            rate.is_some()
+        });
+    }
+
     /// The secrets, and the store they are in.
     pub(crate) const fn secrets(&self) -> &Secrets<'c> {
         &self.secrets
@@ -253,6 +269,14 @@ impl<'c> Opener<'c> {
             }
         }
         Ok(opened(self.remote(&place).await?, None))
+    }
+
+    /// The directory of this machine that `location` is, if it is one.
+    pub(crate) fn local_directory(&self, location: &Location) -> Option<PathBuf> {
+        match self.place(location) {
+            Ok((Place::Local(path), _, _)) => Some(path),
+            _ => None,
+        }
     }
 
     fn bandwidth(&self, location: &Location, limits: Limits) -> Option<Arc<Bandwidth>> {

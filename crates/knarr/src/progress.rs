@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use knarr_core::RelPath;
@@ -176,7 +176,82 @@ impl Observer for Bars {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Lines;
 
+/// Log lines about one run of a job: each says of which run and file it is.
+#[derive(Debug, Clone)]
+struct RunLines {
+    job: String,
+    run: u64,
+}
+
+impl RunLines {
+    /// The same for all lines about a file, whatever its name has in it.
+    fn file(&self, path: &RelPath) -> String {
+        let of = [self.job.as_bytes(), path.as_bytes()].join(&0);
+        let hash = knarr_core::ContentHash::of(&of).to_string();
+        hash.get(..16).unwrap_or(&hash).to_owned()
+    }
+}
+
+impl Observer for RunLines {
+    fn event(&self, event: &Event<'_>) {
+        let (job, run) = (self.job.as_str(), self.run);
+        match event {
+            Event::Started { path, size } => {
+                let file = self.file(path);
+                tracing::debug!(job, run, file, %path, size, "begun");
+            }
+            Event::Finished {
+                path,
+                action,
+                bytes,
+            } => {
+                let file = self.file(path);
+                tracing::info!(job, run, file, %path, action = action.name(), bytes, "done");
+            }
+            Event::Retry { path, error } => {
+                let (file, error) = (self.file(path), safe(error));
+                tracing::warn!(job, run, file, %path, %error, "failed, will be tried again");
+            }
+            Event::Trouble {
+                path: Some(path),
+                kind,
+                message,
+            } => {
+                let (file, message) = (self.file(path), safe(message));
+                match kind {
+                    Trouble::Error => tracing::error!(job, run, file, %path, "{message}"),
+                    Trouble::Conflict => {
+                        tracing::warn!(job, run, file, %path, kind = "conflict", "{message}");
+                    }
+                    Trouble::Problem => {
+                        tracing::warn!(job, run, file, %path, kind = "problem", "{message}");
+                    }
+                    Trouble::Notice => tracing::info!(job, run, file, %path, "{message}"),
+                }
+            }
+            Event::Trouble {
+                path: None,
+                kind,
+                message,
+            } => {
+                let message = safe(message);
+                match kind {
+                    Trouble::Error => tracing::error!(job, run, "{message}"),
+                    Trouble::Conflict | Trouble::Problem => tracing::warn!(job, run, "{message}"),
+                    Trouble::Notice => tracing::info!(job, run, "{message}"),
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
 impl Observer for Lines {
+    fn for_run(&self, job: &str, run: u64) -> Option<Arc<dyn Observer>> {
+        let job = job.to_owned();
+        Some(Arc::new(RunLines { job, run }))
+    }
+
     fn event(&self, event: &Event<'_>) {
         match event {
             Event::Finished {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::alert::{Deadline, QuietHours};
+use crate::alert::{Deadline, QuietHours, What};
 use crate::time::Timestamp;
 
 /// How bad it is.
@@ -168,6 +168,21 @@ impl Condition {
             }
             Self::Down(_) => SubjectKind::Endpoint,
             Self::Expiring(_) => SubjectKind::Credential,
+        }
+    }
+}
+
+impl Condition {
+    /// Whether it has to do with what happened. A run that failed is no plan that is held.
+    #[must_use]
+    pub const fn heeds(&self, what: &What) -> bool {
+        match what {
+            What::Watched | What::Gone => true,
+            What::Failed(_) | What::Succeeded => matches!(self, Self::Failed { .. }),
+            What::Arrived => matches!(self, Self::NothingBy(_) | Self::NothingFor(_)),
+            What::Held(_) | What::Released => matches!(self, Self::Held),
+            What::Up | What::Down(_) => matches!(self, Self::Down(_)),
+            What::Expires(_) => matches!(self, Self::Expiring(_)),
         }
     }
 }

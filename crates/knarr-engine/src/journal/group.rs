@@ -14,6 +14,7 @@ use knarr_store::{Store, StoreError, Tx};
 use tokio::sync::oneshot;
 
 use super::Change;
+use crate::announce::Announcing;
 use crate::apply::Applying;
 use crate::error::EngineError;
 
@@ -44,6 +45,7 @@ pub(super) struct Group {
     store: Store,
     run: RunId,
     applying: Applying,
+    announcing: Announcing,
     /// As long as there is something in it, a transaction is on its way that takes it.
     waiting: Mutex<Vec<Member>>,
 }
@@ -57,12 +59,18 @@ impl fmt::Debug for Group {
 }
 
 impl Group {
-    pub(super) const fn new(store: Store, run: RunId, applying: Applying) -> Self {
+    pub(super) const fn new(
+        store: Store,
+        run: RunId,
+        applying: Applying,
+        announcing: Announcing,
+    ) -> Self {
         let waiting = Mutex::new(Vec::new());
         Self {
             store,
             run,
             applying,
+            announcing,
             waiting,
         }
     }
@@ -149,7 +157,8 @@ impl Group {
             intents.push(made?);
         }
         let changes = members.iter().flat_map(|member| &member.changes);
-        Applying::append_custody(tx, changes)?;
+        Applying::append_custody(tx, changes.clone())?;
+        self.announcing.record(tx, changes)?;
         Ok(intents)
     }
 
@@ -161,6 +170,8 @@ impl Group {
     ) {
         let error = match written {
             Ok(()) => {
+                self.announcing
+                    .recorded(members.iter().flat_map(|member| &member.changes));
                 for (member, intents) in members.into_iter().zip(intents) {
                     // Who was given up meanwhile needs no answer.
                     member.reply.send(Ok(intents)).ok();
@@ -191,15 +202,20 @@ impl Group {
         intended: Vec<Intended>,
     ) -> Answer {
         let (group, (reply, _)) = (Arc::clone(self), oneshot::channel());
-        let members = [Member {
+        let members = Arc::new([Member {
             changes,
             intended,
             reply,
-        }];
+        }]);
+        let taking = Arc::clone(&members);
         let written = self
             .store
-            .transact(move |tx| group.apply_all(tx, &members))
+            .transact(move |tx| group.apply_all(tx, taking.as_slice()))
             .await;
+        if written.is_ok() {
+            self.announcing
+                .recorded(members.iter().flat_map(|member| &member.changes));
+        }
         written.map(|intents| intents.into_iter().flatten().collect())
     }
 }
@@ -258,7 +274,7 @@ mod tests {
             recognise: Recognise::Source,
             label: Arc::new(label),
         };
-        Arc::new(Group::new(store, RunId(1), applying))
+        Arc::new(Group::new(store, RunId(1), applying, Announcing::default()))
     }
 
     fn intended(name: &str) -> Intended {

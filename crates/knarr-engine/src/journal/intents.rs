@@ -1,5 +1,6 @@
 //! What is about to be done: durable before the batch is flipped, gone with its record (K11).
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use knarr_core::plan::Side;
@@ -77,12 +78,17 @@ impl Journal {
             changes.push(Change::ClearIntent(intent));
             return self.record(changes).await;
         }
-        let applying = self.applying.clone();
+        let (applying, announcing) = (self.applying.clone(), self.announcing.clone());
+        let changes = Arc::new(changes);
+        let applied = Arc::clone(&changes);
         self.write(move |tx, _| {
-            applying.apply(tx, &changes)?;
+            applying.apply(tx, &applied)?;
+            announcing.record(tx, applied.iter())?;
             tx.narrow_intent(intent, &left)
         })
-        .await
+        .await?;
+        self.announcing.recorded(changes.iter());
+        Ok(())
     }
 
     /// Open intents of the pair behind `after`, the oldest first, at most `limit`.

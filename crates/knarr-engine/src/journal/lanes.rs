@@ -34,12 +34,16 @@ impl Journal {
             failed: report.failed,
             moved_bytes: report.sent_bytes,
         };
-        let run = self.run;
-        self.write(move |tx, _| {
-            tx.finish_run(run, event, &counts, message.as_deref())
-                .map(drop)
-        })
-        .await
+        let (run, announcing, report) = (self.run, self.announcing.clone(), *report);
+        let state = self
+            .write(move |tx, _| {
+                let state = tx.finish_run(run, event, &counts, message.as_deref())?;
+                announcing.run_ended(tx, &report, state, message.as_deref())?;
+                Ok(state)
+            })
+            .await?;
+        self.announcing.run_has_ended(state);
+        Ok(())
     }
 
     /// Begins to work on a watched directory: what an earlier process had in flight is not any more.
@@ -153,6 +157,27 @@ impl Journal {
             tx.set_endpoint(&name, Reachable::Down, Some(&reason), Some(next_probe))
         })
         .await
+    }
+
+    /// Notes that an endpoint did not answer a run; the next run asks it again.
+    pub(crate) async fn endpoint_unreachable(
+        &self,
+        name: &str,
+        reason: &str,
+    ) -> Result<(), EngineError> {
+        let (name, reason) = (name.to_owned(), reason.to_owned());
+        self.write(move |tx, _| tx.set_endpoint(&name, Reachable::Down, Some(&reason), None))
+            .await
+    }
+
+    /// Notes that an endpoint answers, if it did not before.
+    pub(crate) async fn endpoint_answered(&self, name: &str) -> Result<(), EngineError> {
+        let asked = name.to_owned();
+        let health = self.read(move |reader| reader.endpoint(&asked)).await?;
+        match health {
+            Some(health) if health.state == Reachable::Down => self.endpoint_up(name).await,
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Notes that an endpoint answers.

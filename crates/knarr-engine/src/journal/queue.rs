@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use knarr_core::entry::Fingerprint;
 use knarr_core::plan::Side;
 use knarr_core::tree::Synced;
 use knarr_core::{Entry, Kind, RelPath, Timestamp};
@@ -10,7 +11,7 @@ use knarr_remote::CheckpointSink;
 use knarr_store::dirty::{Dirty, Next, Seen};
 use knarr_store::{PairId, StoreError, Tx};
 
-use super::{Change, Journal};
+use super::{Change, Journal, entry_of};
 use crate::checkpoint::{self, Checkpoints, Earlier};
 use crate::error::EngineError;
 use crate::node::Mark;
@@ -24,7 +25,12 @@ impl Journal {
     /// Marks paths as dirty.
     pub(crate) fn mark(&self, marks: Vec<Mark>, seen: Seen) -> knarr_store::Pending<()> {
         let (pair, at) = (self.pair, self.clock.now());
+        let announcing = self.announcing.clone();
         self.store.transact(move |tx| {
+            if announcing.writes_events() {
+                let new = not_waiting_yet(tx, pair, &marks)?;
+                announcing.enqueued(tx, &new, at)?;
+            }
             let mut waiting = Vec::with_capacity(marks.len());
             for mark in marks {
                 if mark.renamed_from.is_some() || mark.observed.is_none() {
@@ -35,6 +41,15 @@ impl Journal {
             }
             tx.mark_dirty(pair, &waiting)
         })
+    }
+
+    /// Whether what is to be marked waits for a person already, just as it is. Blocks.
+    pub(crate) fn is_parked_blocking(&self, mark: &Mark) -> Result<bool, EngineError> {
+        let waiting = self
+            .store
+            .read(|reader| reader.dirty(self.pair, &mark.path))
+            .map_err(EngineError::Store)?;
+        Ok(waiting.is_some_and(|dirty| dirty.parked.is_some() && dirty.observed == mark.observed))
     }
 
     /// Marks a path as gone, unless it is to be looked at anyway: that knows more.
@@ -173,6 +188,37 @@ impl Journal {
         let found = checkpoint::find(&sink).await.map_err(EngineError::Store)?;
         Ok((found, Arc::new(sink)))
     }
+}
+
+/// The files among `marks` that are not in the queue yet and are not as they were delivered, and their lengths.
+fn not_waiting_yet(
+    tx: &Tx<'_>,
+    pair: PairId,
+    marks: &[Mark],
+) -> Result<Vec<(RelPath, u64)>, StoreError> {
+    let mut new = Vec::new();
+    for mark in marks {
+        if mark.kind == Kind::File
+            && let Some(observed) = &mark.observed
+            && tx.dirty(pair, &mark.path)?.is_none()
+            && !is_delivered(tx, pair, &mark.path, observed)?
+        {
+            new.push((mark.path.clone(), observed.size));
+        }
+    }
+    Ok(new)
+}
+
+/// Whether it is what was delivered: it is only looked at again.
+fn is_delivered(
+    tx: &Tx<'_>,
+    pair: PairId,
+    path: &RelPath,
+    observed: &Fingerprint,
+) -> Result<bool, StoreError> {
+    let entry = entry_of(path.clone(), observed.clone());
+    let synced = tx.synced(pair, path)?;
+    Ok(synced.is_some_and(|synced| synced.source.still_describes(&entry)))
 }
 
 /// A path has one hint of what it was called before. If that is about to be replaced, the older name must

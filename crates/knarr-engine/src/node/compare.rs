@@ -103,6 +103,9 @@ impl Comparing<'_> {
             if let Some(chooser) = &mut first {
                 // The others come with the next run.
                 for mark in marks.drain(..) {
+                    if self.journal.is_parked_blocking(&mark)? {
+                        continue;
+                    }
                     let rank = choice.order.rank_of(&mark.path, mark.observed.as_ref());
                     chooser.offer(rank, mark);
                 }

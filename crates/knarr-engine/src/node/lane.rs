@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::announce::Following;
 use crate::context::Context;
 use crate::error::EngineError;
 use crate::journal::{Journal, PairLabel};
@@ -27,6 +28,7 @@ use crate::node::progress::Progress;
 use crate::node::scan::Scanning;
 use crate::node::scans::Scans;
 use crate::node::spec::WatchJob;
+use crate::node::told::Told;
 use crate::node::work::{Until, Working};
 use crate::observer::{Event, Trouble};
 use crate::oneshot::Environment;
@@ -41,6 +43,7 @@ pub(crate) struct Lane {
     job: Arc<WatchJob>,
     source: PathBuf,
     environment: Environment,
+    told: Arc<Told>,
 }
 
 /// What one incarnation of the directory shares.
@@ -53,15 +56,26 @@ struct Incarnation {
 }
 
 impl Lane {
-    pub(crate) const fn new(job: Arc<WatchJob>, source: PathBuf, environment: Environment) -> Self {
+    /// A lane whose events are handed to `told`, too.
+    pub(crate) fn new(
+        job: Arc<WatchJob>,
+        source: PathBuf,
+        environment: Environment,
+        told: Arc<Told>,
+    ) -> Self {
+        let environment = Environment {
+            observer: Arc::<Told>::clone(&told),
+            ..environment
+        };
         Self {
             job,
             source,
             environment,
+            told,
         }
     }
 
-    pub(crate) async fn run(self) -> Result<(), EngineError> {
+    pub(crate) async fn run(mut self) -> Result<(), EngineError> {
         let label = PairLabel {
             job: self.job.name.clone(),
             source: self.source.display().to_string(),
@@ -69,8 +83,11 @@ impl Lane {
         };
         let _lock = PairLock::acquire(&self.environment.locks, &label)?;
         let journal = Journal::open(&self.environment, &label, Some("watch")).await?;
+        self.told.begun(journal.run(), "watch");
         journal.begin_lane().await?;
-        let cancel = &self.environment.cancel;
+        let following = Following::start(&self.environment, &self.job.name, &journal);
+        self.environment.observer = following.observer();
+        let cancel = self.environment.cancel.clone();
         let mut told = false;
         while !cancel.is_cancelled() {
             match Root::open(&self.source) {
@@ -92,6 +109,7 @@ impl Lane {
                 () = tokio::time::sleep(ROOT_POLL) => {}
             }
         }
+        following.end().await;
         journal.finish_lane().await
     }
 

@@ -6,6 +6,7 @@
 //! begins when a directory is there again; nothing is concluded from its absence.
 
 mod compare;
+mod control;
 mod deliver;
 mod drift;
 mod finish;
@@ -23,11 +24,16 @@ mod scans;
 mod schedule;
 mod spec;
 mod streamed;
+mod supervisor;
+mod told;
 mod unpack;
 mod work;
 mod write;
 
 pub(crate) use crate::node::compare::{Comparing, Emptied, OTHER_PLACE, Scanned};
+pub use crate::node::control::{
+    Asked, Commands, Control, ControlError, JobNow, RunEnd, RunningNow, control,
+};
 pub(crate) use crate::node::deliver::Deletions;
 pub(crate) use crate::node::observe::Mark;
 pub(crate) use crate::node::parts::Parts;
@@ -35,16 +41,34 @@ pub(crate) use crate::node::progress::Progress;
 pub(crate) use crate::node::scans::Scans;
 pub use crate::node::schedule::ScheduledJob;
 pub use crate::node::spec::{Looks, WatchJob};
+pub use crate::node::told::{JobEvent, What};
 pub(crate) use crate::node::work::Until;
 
 use std::sync::Arc;
 
-use tokio::task::JoinSet;
-
 use crate::error::EngineError;
-use crate::node::lane::Lane;
-use crate::node::schedule::Scheduler;
+use crate::node::supervisor::Supervisor;
 use crate::oneshot::Environment;
+
+/// A job of a node.
+#[derive(Debug, Clone)]
+pub enum NodeJob {
+    /// It watches directories all the time.
+    Watch(Arc<WatchJob>),
+    /// It looks at its source in runs.
+    Runs(ScheduledJob),
+}
+
+impl NodeJob {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Watch(job) => &job.name,
+            Self::Runs(job) => job.pickup.name(),
+        }
+    }
+}
 
 /// Runs all jobs until `environment.cancel` is cancelled; then what is in flight is finished or suspended.
 ///
@@ -56,23 +80,20 @@ pub async fn run(
     scheduled: Vec<ScheduledJob>,
     environment: &Environment,
 ) -> Result<(), EngineError> {
-    let mut lanes = JoinSet::new();
-    lanes.spawn(Scheduler::new(scheduled, environment).run());
-    for job in jobs {
-        let job = Arc::new(job);
-        for source in &job.sources {
-            let lane = Lane::new(Arc::clone(&job), source.clone(), environment.clone());
-            lanes.spawn(lane.run());
-        }
-    }
-    let mut result = Ok(());
-    while let Some(ended) = lanes.join_next().await {
-        let ended = ended.map_err(|_panic| EngineError::Internal("a job ended in a panic"))?;
-        if result.is_ok() && ended.is_err() {
-            // One lane that cannot record must not go on pretending; nor must the others.
-            environment.cancel.cancel();
-            result = ended;
-        }
-    }
-    result
+    let watching = jobs.into_iter().map(|job| NodeJob::Watch(Arc::new(job)));
+    let all = watching.chain(scheduled.into_iter().map(NodeJob::Runs));
+    let (_control, commands) = control();
+    supervise(all.collect(), environment, commands).await
+}
+
+/// The same, and does what the [`Control`] to which `commands` belong asks for.
+///
+/// # Errors
+/// As [`run`]. What is wrong with a job that was added later is told, and ends nothing else.
+pub async fn supervise(
+    jobs: Vec<NodeJob>,
+    environment: &Environment,
+    commands: Commands,
+) -> Result<(), EngineError> {
+    Supervisor::new(environment, commands).run(jobs).await
 }

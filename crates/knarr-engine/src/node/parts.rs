@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::commit::CommitQueue;
 use crate::context::{Context, Tally};
+use crate::inspect::SideFiles;
 use crate::journal::Journal;
 use crate::node::deliver::Delivering;
 use crate::node::health::Circuit;
@@ -65,6 +66,7 @@ impl Parts<'_> {
             verify: job.verify,
             after: job.after.clone(),
             checks: Arc::clone(&job.checks),
+            side_files: SideFiles::default(),
             retry: job.retry,
             observer: Arc::clone(&progress) as Arc<dyn Observer>,
             clock: Arc::clone(&environment.clock),

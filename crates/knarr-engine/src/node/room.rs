@@ -55,23 +55,14 @@ impl Delivering {
         head: &Head,
         decided: &Decided,
     ) -> Result<Room, PutError> {
-        let input = TemplateInput {
-            path: &head.path,
-            mtime: head.mtime,
-            now: self.context.clock.now(),
-            time_zone: &self.job.time_zone,
-            matched: self.job.matched(entry),
-        };
-        let path = match self.job.template.fill(&input) {
-            Ok(path) => path,
-            Err(error) => return Err(refused(crate::error::chain(&error))),
-        };
+        let path = self.output_path(entry, head)?;
         let policy = self.job.if_exists;
-        if let Some(synced) = &decided.synced
-            && *synced.at_destination() == path
-            && policy != IfExists::KeepBoth
-        {
-            // Delivered by this job: its next version may replace it.
+        // Delivered by this job: its next version may replace it.
+        let delivered = decided
+            .synced
+            .as_ref()
+            .filter(|synced| *synced.at_destination() == path && policy != IfExists::KeepBoth);
+        if let Some(synced) = delivered.filter(|_| !decided.look) {
             let replace = Replace::Seen(synced.destination.clone());
             return Ok(Room::Free(path, replace));
         }
@@ -89,6 +80,9 @@ impl Delivering {
             return Err(refused(message));
         }
         let seen = Replace::Seen(there.fingerprint());
+        if delivered.is_some_and(|synced| synced.destination.still_describes(&there)) {
+            return Ok(Room::Free(path, seen));
+        }
         let is_newer =
             matches!((head.mtime, there.mtime), (Some(ours), Some(theirs)) if ours > theirs);
         let otherwise = match policy {
@@ -104,6 +98,19 @@ impl Delivering {
             )),
         };
         Ok(Room::Taken(Box::new(there), otherwise))
+    }
+
+    /// Where an output goes, under the name that the steps gave it.
+    pub(super) fn output_path(&self, entry: &Entry, head: &Head) -> Result<RelPath, PutError> {
+        let input = TemplateInput {
+            path: &head.path,
+            mtime: head.mtime,
+            now: self.context.clock.now(),
+            time_zone: &self.job.time_zone,
+            matched: self.job.matched(entry),
+        };
+        let filled = self.job.template.fill(&input);
+        filled.map_err(|error| refused(crate::error::chain(&error)))
     }
 
     /// Whether what is there holds these bytes.

@@ -49,6 +49,9 @@ impl Delivering {
     ) -> Result<Delivered, PutError> {
         // Whatever has one of the names is looked at before anything is published.
         decided.look = true;
+        let Some(_room) = self.job.steps.unpacking().await else {
+            return Err(PutError::Transfer(TransferError::Cancelled));
+        };
         let (verified, driven) = self.verify_archive(entry, decided).await?;
         let verified = Arc::new(verified);
         self.refuse_early(entry, &verified, decided).await?;
@@ -60,27 +63,22 @@ impl Delivering {
                 ..record.clone()
             },
             first: None,
+            left: 0,
             changes: Vec::new(),
             sent: 0,
         };
-        let mut items = verified.items().map_err(quarantined)?;
-        let mut under_way = FuturesUnordered::new();
-        loop {
-            while under_way.len() < WINDOW
-                && let Some(item) = items.next()
-            {
-                let item = item.map_err(quarantined)?;
-                under_way.push(self.place_item(entry, item, Arc::clone(&verified), decided));
-            }
-            let Some(placed) = under_way.next().await else {
-                break;
-            };
-            if let Some((item, placed)) = placed? {
-                recording.add(&item, placed).await?;
-            }
+        let placed = self
+            .place_all(entry, &verified, decided, &mut recording)
+            .await;
+        // Also after an error: what has its name is on record.
+        let (first, left, sent) = recording.finish(placed.is_err()).await?;
+        placed?;
+        if left > 0 {
+            return Err(room::refused(format!(
+                "{left} of its files are left, as others of their names are at the destination and if_exists says \
+                 to leave those; the source stays"
+            )));
         }
-        drop(under_way);
-        let (first, sent) = recording.finish().await?;
         let Some(main) = first else {
             return Err(room::refused(
                 "nothing that could be delivered came out of it".to_owned(),
@@ -93,6 +91,35 @@ impl Delivering {
             sent,
             steps: driven.steps,
         })
+    }
+
+    async fn place_all(
+        &self,
+        entry: &Entry,
+        verified: &Arc<Verified>,
+        decided: &Decided,
+        recording: &mut Recording<'_>,
+    ) -> Result<(), PutError> {
+        let mut items = verified.items().map_err(quarantined)?;
+        let mut under_way = FuturesUnordered::new();
+        let mut failed = None;
+        loop {
+            while failed.is_none()
+                && under_way.len() < WINDOW
+                && let Some(item) = items.next()
+            {
+                let item = item.map_err(quarantined)?;
+                under_way.push(self.place_item(entry, item, Arc::clone(verified), decided));
+            }
+            // After an error nothing is begun any more, and what is under way is waited for.
+            match under_way.next().await {
+                None => break,
+                Some(Ok(Some((item, placed)))) => recording.add(&item, placed).await?,
+                Some(Ok(None)) => {}
+                Some(Err(error)) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(()), Err)
     }
 
     /// Reads the archive to its end, into the quarantine.
@@ -119,13 +146,16 @@ impl Delivering {
         Ok((verified.map_err(quarantined)?, driven))
     }
 
-    /// With `if_exists: fail`, one name that is taken is enough for nothing to be published.
+    /// One name that is no path is enough for nothing to be published; with `if_exists: fail`, one that is taken.
     async fn refuse_early(
         &self,
         entry: &Entry,
         verified: &Verified,
         decided: &Decided,
     ) -> Result<(), PutError> {
+        for item in verified.items().map_err(quarantined)? {
+            self.output_path(entry, &item.map_err(quarantined)?.head())?;
+        }
         if self.job.if_exists != knarr_core::plan::IfExists::Fail {
             return Ok(());
         }
@@ -223,6 +253,8 @@ struct Recording<'a> {
     record: CustodyRecord,
     /// With it the archive is recorded as delivered: a file, if there is one.
     first: Option<Landed>,
+    /// How many are left, as something else has their names.
+    left: u64,
     changes: Vec<Change>,
     sent: u64,
 }
@@ -231,10 +263,14 @@ impl Recording<'_> {
     async fn add(&mut self, item: &Item, placed: Placed) -> Result<(), PutError> {
         let landed = match placed {
             Placed::Landed(landed) => *landed,
-            Placed::Left(there) => Landed {
-                action: Action::Skipped,
-                ..room::landed_before(*there, None)
-            },
+            Placed::Left(there) => {
+                self.left += 1;
+                let left = Landed {
+                    action: Action::Skipped,
+                    ..room::landed_before(*there, None)
+                };
+                return self.note(left).await;
+            }
         };
         if let (What::File(content), Action::Created | Action::Updated) =
             (&item.what, landed.action)
@@ -269,10 +305,16 @@ impl Recording<'_> {
         journal.record(changes).await.map_err(PutError::Engine)
     }
 
-    async fn finish(mut self) -> Result<(Option<Landed>, u64), PutError> {
+    /// Records what is left to record; after an error the first one, too, as nothing follows.
+    async fn finish(mut self, failed: bool) -> Result<(Option<Landed>, u64, u64), PutError> {
+        if (failed || self.left > 0)
+            && let Some(first) = self.first.take()
+        {
+            self.note(first).await?;
+        }
         self.flush().await?;
         Tally::add(&self.delivering.context.tally.sent, self.sent);
-        Ok((self.first, self.sent))
+        Ok((self.first, self.left, self.sent))
     }
 }
 

@@ -51,7 +51,9 @@ impl Delivering {
 
     /// The checks that the job asks for, of one file.
     pub(super) async fn inspection(&self, entry: &Entry) -> Result<Inspection, PutError> {
-        let begun = self.job.checks.begin(self.context.source.as_ref(), entry);
+        let (source, cancel) = (self.context.source.as_ref(), &self.context.cancel);
+        let side_files = &self.context.side_files;
+        let begun = self.job.checks.begin(source, entry, cancel, side_files);
         begun.await.map_err(PutError::Transfer)
     }
 
@@ -87,6 +89,13 @@ impl Delivering {
         };
         let opened = std::mem::take(&mut decided.opened);
         let Some(target) = self.target(entry, entry.path.clone(), decided).await? else {
+            if decided.same.is_some() && !self.job.checks.is_empty() {
+                // That it is there already does not make it right.
+                let mut inspection = self.inspection(entry).await?;
+                let transfer = self.transfer(entry, None, opened);
+                let inspected = transfer::inspect(&transfer, &mut inspection).await;
+                inspected.map_err(PutError::Transfer)?;
+            }
             return Ok(None);
         };
         let mut inspection = self.inspection(entry).await?;

@@ -8,7 +8,7 @@ use knarr_store::{Store, StoreError, Tx};
 use crate::outbox::{AlertFacts, Waker};
 
 /// The alert rules of a configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Alerting {
     rules: Arc<[Rule]>,
 }
@@ -20,6 +20,12 @@ impl Alerting {
         Self {
             rules: rules.into(),
         }
+    }
+
+    /// The rules.
+    #[must_use]
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
     }
 
     /// Whether anything is ever told.

@@ -194,8 +194,7 @@ impl CommandTarget {
         Ok(arguments)
     }
 
-    fn spawn(&self, message: &Message) -> Result<(Child, Group), TargetError> {
-        let values = message.values();
+    fn spawn(&self, values: Vec<(String, OsString)>) -> Result<(Child, Group), TargetError> {
         let mut command = Command::new(&self.program);
         command
             .args(self.arguments(&values)?)
@@ -242,7 +241,20 @@ impl Drop for Group {
 #[async_trait]
 impl Target for CommandTarget {
     async fn deliver(&self, message: &Message) -> Result<Receipt, TargetError> {
-        let (mut child, group) = self.spawn(message)?;
+        self.run(message.values()).await
+    }
+}
+
+impl CommandTarget {
+    /// Runs it once, with these values for its placeholders and variables.
+    ///
+    /// # Errors
+    /// As [`Target::deliver`].
+    pub(crate) async fn run(
+        &self,
+        values: Vec<(String, OsString)>,
+    ) -> Result<Receipt, TargetError> {
+        let (mut child, group) = self.spawn(values)?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let mut output = Tail::default();
         let mut errors = Tail::default();

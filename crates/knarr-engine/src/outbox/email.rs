@@ -116,23 +116,28 @@ impl fmt::Debug for EmailTarget {
     }
 }
 
+/// Whether mails can be sent from and to these addresses.
+pub(super) fn check_addresses(from: &str, to: &[String]) -> Result<(), EmailError> {
+    envelope(from, to).map(drop)
+}
+
+fn envelope(from: &str, to: &[String]) -> Result<Envelope, EmailError> {
+    let address = |text: &str| {
+        text.parse::<Address>()
+            .map_err(|_not_one| EmailError::Address(text.to_owned()))
+    };
+    let receivers = to.iter().map(|text| address(text));
+    let receivers = receivers.collect::<Result<Vec<_>, _>>()?;
+    Envelope::new(Some(address(from)?), receivers).map_err(|_nobody| EmailError::Nobody)
+}
+
 impl EmailTarget {
     /// Mails from the node of this name.
     ///
     /// # Errors
     /// If an address is not valid or the connection would not be encrypted.
     pub fn new(options: EmailOptions, node: &str) -> Result<Self, EmailError> {
-        let address = |text: &String| {
-            text.parse::<Address>()
-                .map_err(|_not_one| EmailError::Address(text.clone()))
-        };
-        let to = options
-            .to
-            .iter()
-            .map(address)
-            .collect::<Result<Vec<_>, _>>()?;
-        let envelope = Envelope::new(Some(address(&options.from)?), to)
-            .map_err(|_nobody| EmailError::Nobody)?;
+        let envelope = envelope(&options.from, &options.to)?;
         let host = &options.host;
         let is_here = ["localhost", "127.0.0.1", "::1"].contains(&host.as_str());
         let (tls, port) = match options.security {

@@ -34,6 +34,7 @@ pub use alerting::Alerting;
 pub use command::{CommandError, CommandOptions, CommandTarget, LocalFile, PLACEHOLDERS};
 pub use email::{EmailError, EmailOptions, EmailSecurity, EmailTarget};
 pub use message::{AlertFacts, FileFacts, Message, RunFacts};
+pub(crate) use webhook::webhook_url;
 pub use webhook::{WebhookError, WebhookOptions, WebhookTarget};
 pub use worker::{PAGE, Waker, Worker};
 

@@ -4,6 +4,8 @@
 //! the local file only and may be a command; what is added over a network names targets ([`HooksShape`],
 //! `to:` of a rule) and can define none.
 
+mod secret;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,34 +29,15 @@ use crate::outbox::notifier::{NotifierOptions, PostgresSecurity};
 use crate::outbox::webhook::WebhookError;
 use crate::outbox::{
     CommandOptions, CommandTarget, EmailOptions, EmailSecurity, EmailTarget, LocalFile, Target,
-    TargetOptions, WebhookOptions, WebhookTarget,
+    TargetOptions, WebhookOptions, WebhookTarget, webhook_url,
 };
+
+pub use secret::{SecretRef, UrlShape};
 
 /// How long a webhook or a mail may take.
 const NETWORK_LIMIT: Duration = Duration::from_secs(30);
 /// How long a command may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(300);
-
-/// A secret, by reference: `{ secret: name }` in the store of `knarr secret set`, or `{ env: NAME }`, an
-/// environment variable.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum SecretRef {
-    /// The name in the store of secrets.
-    Secret(String),
-    /// The name of an environment variable.
-    Env(String),
-}
-
-/// Where a webhook is: a URL, or a secret that is one.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(untagged)]
-pub enum UrlShape {
-    /// The URL.
-    Plain(String),
-    /// A secret that holds the URL.
-    Secret(SecretRef),
-}
 
 /// Somebody who is told, or something that is done. Exactly one of `webhook`, `email`, `command` and
 /// `postgres`.
@@ -301,6 +284,9 @@ pub enum ShapeError {
     /// None or several kinds.
     #[error("a target has exactly one of `webhook`, `email`, `command` and `postgres`")]
     Kind,
+    /// None or several kinds of what is done before a run.
+    #[error("what is done before a run is exactly one of `http`, `tcp` and `command`")]
+    BeforeKind,
     /// A secret cannot be had.
     #[error("{0}")]
     Secret(String),
@@ -371,6 +357,33 @@ impl TargetShape {
             _ => return Err(ShapeError::Kind),
         };
         Ok(Made::Target(target, options))
+    }
+
+    /// Whether it can be made, as far as that can be told without secrets and without reading files.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn check(&self, file: &LocalFile) -> Result<(), ShapeError> {
+        match (&self.webhook, &self.email, &self.command, &self.postgres) {
+            (Some(webhook), None, None, None) => match &webhook.url {
+                UrlShape::Plain(url) => Ok(webhook_url(url).map(drop)?),
+                UrlShape::Secret(_) => Ok(()),
+            },
+            (None, Some(email), None, None) => {
+                if email.user.is_some() != email.password.is_some() {
+                    return Err(ShapeError::Login);
+                }
+                Ok(crate::outbox::email::check_addresses(
+                    &email.from,
+                    &email.to,
+                )?)
+            }
+            (None, None, Some(command), None) => {
+                Ok(CommandTarget::new(command.clone().into(), file).map(drop)?)
+            }
+            (None, None, None, Some(_)) => Ok(()),
+            _ => Err(ShapeError::Kind),
+        }
     }
 
     fn options(&self) -> TargetOptions {
@@ -466,7 +479,7 @@ fn fetched(
     secret.map(fetch).transpose().map_err(ShapeError::Secret)
 }
 
-fn certificates(path: Option<&Path>) -> Result<Option<Vec<u8>>, ShapeError> {
+pub(crate) fn certificates(path: Option<&Path>) -> Result<Option<Vec<u8>>, ShapeError> {
     let read = |path: &Path| {
         std::fs::read(path).map_err(|error| ShapeError::File {
             path: path.to_owned(),

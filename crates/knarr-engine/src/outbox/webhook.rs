@@ -83,20 +83,7 @@ impl WebhookTarget {
     /// # Errors
     /// If the URL or the certificates are not valid.
     pub fn new(options: WebhookOptions, clock: Arc<dyn Clock>) -> Result<Self, WebhookError> {
-        let text = options.url.as_text().unwrap_or_default();
-        let url = Url::parse(text).map_err(|error| WebhookError::Url(error.to_string()))?;
-        let host = url.host_str().unwrap_or_default();
-        let port = url
-            .port()
-            .map_or_else(String::new, |port| format!(":{port}"));
-        let shown = format!("{}://{host}{port}", url.scheme());
-        let is_here = ["localhost", "127.0.0.1", "[::1]"].contains(&host);
-        match url.scheme() {
-            "https" => {}
-            "http" if is_here => {}
-            "http" => return Err(WebhookError::Plain(shown)),
-            other => return Err(WebhookError::Url(format!("`{other}` is not https"))),
-        }
+        let (url, shown, is_here) = webhook_url(options.url.as_text().unwrap_or_default())?;
         let mut builder = Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .connect_timeout(CONNECT.min(options.limit))
@@ -216,6 +203,24 @@ impl Target for WebhookTarget {
         }
         Err(self.judge(status, pause, &text))
     }
+}
+
+/// A URL that messages may go to, what may be shown of it, and whether it is on this machine.
+pub(crate) fn webhook_url(text: &str) -> Result<(Url, String, bool), WebhookError> {
+    let url = Url::parse(text).map_err(|error| WebhookError::Url(error.to_string()))?;
+    let host = url.host_str().unwrap_or_default();
+    let port = url
+        .port()
+        .map_or_else(String::new, |port| format!(":{port}"));
+    let shown = format!("{}://{host}{port}", url.scheme());
+    let is_here = ["localhost", "127.0.0.1", "[::1]"].contains(&host);
+    match url.scheme() {
+        "https" => {}
+        "http" if is_here => {}
+        "http" => return Err(WebhookError::Plain(shown)),
+        other => return Err(WebhookError::Url(format!("`{other}` is not https"))),
+    }
+    Ok((url, shown, is_here))
 }
 
 /// `v1=` and the signature in hexadecimal digits.

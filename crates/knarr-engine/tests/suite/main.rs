@@ -5,8 +5,10 @@
     reason = "a test may fail by panic, and plays the world outside"
 )]
 
+mod announce;
 mod care;
 mod choosing;
+mod control;
 mod local;
 mod node;
 mod node_after;

@@ -232,10 +232,10 @@ async fn k7_what_an_interrupted_attempt_unpacked_is_recognised_whatever_is_to_be
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn files_of_others_at_the_destination_are_treated_as_if_exists_says() {
+async fn k4_files_of_others_at_the_destination_are_treated_as_if_exists_says() {
     for (policy, one, names, failed) in [
         (IfExists::Fail, "theirs", vec!["one"], 1),
-        (IfExists::Skip, "theirs", vec!["one", "two"], 0),
+        (IfExists::Skip, "theirs", vec!["one", "two"], 1),
         (IfExists::Overwrite, "first", vec!["one", "two"], 0),
         (IfExists::Differs, "first", vec!["one", "two"], 0),
         (
@@ -250,13 +250,17 @@ async fn files_of_others_at_the_destination_are_treated_as_if_exists_says() {
         world.write("make/two", b"second");
         make(&world, "zip", &["-q", "../a/all.zip", "one", "two"]);
         world.write("b/one", b"theirs");
-        let job = with(job(&world, "[\"extract\"]", After::Keep), policy);
+        let job = with(job(&world, "[\"extract\"]", After::Delete), policy);
         let ended = run(&world, &job).await;
         assert_eq!(ended.report.failed, failed, "{policy:?}: {ended:?}");
         assert_eq!(delivered(&world), names, "{policy:?}");
         assert_eq!(world.read("b/one").unwrap(), one.as_bytes(), "{policy:?}");
-        if policy == IfExists::Fail {
+        if failed > 0 {
             assert!(reason(&world, "all.zip").contains("if_exists"));
+            assert!(
+                world.path("a/all.zip").exists(),
+                "K4: not all of it arrived"
+            );
         }
     }
 }

@@ -96,6 +96,7 @@ pub(crate) fn environment(state: &Path) -> (Environment, Arc<Collecting>) {
         keep_unfinished: knarr_engine::KEEP_UNFINISHED,
         clock,
         observer: Arc::clone(&seen) as Arc<dyn Observer>,
+        announcer: knarr_engine::announce::Announcer::default(),
         cancel: CancellationToken::new(),
     };
     (environment, seen)

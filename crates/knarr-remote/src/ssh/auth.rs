@@ -530,6 +530,15 @@ async fn within<T>(
     }
 }
 
+/// Until when an OpenSSH certificate is valid: nothing in it if it is for ever, nothing at all if `text` is
+/// none.
+#[must_use]
+pub fn certificate_expiry(text: &str) -> Option<Option<knarr_core::Timestamp>> {
+    let certificate = Certificate::from_openssh(text.trim()).ok()?;
+    let seconds = i64::try_from(certificate.valid_before()).ok();
+    Some(seconds.map(knarr_core::Timestamp::from_seconds))
+}
+
 /// A key that is ready to be used.
 struct LoadedKey {
     key: Arc<PrivateKey>,

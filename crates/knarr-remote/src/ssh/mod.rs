@@ -27,7 +27,7 @@ pub mod options;
 mod pattern;
 pub mod session;
 
-pub use auth::{Authentication, KeyFile, Presence, Prompter, Question, Secret};
+pub use auth::{Authentication, KeyFile, Presence, Prompter, Question, Secret, certificate_expiry};
 pub use channel::{SftpSink, SftpSource};
 pub use config::{ConfigContext, SshConfig};
 pub use error::{SftpError, SshError};

@@ -125,6 +125,35 @@ impl Certificate {
         Ok(())
     }
 
+    /// When it stops to be of use: the primary key, or the last of its subkeys. Nothing if it never does.
+    pub(super) fn expires(&self) -> Option<Timestamp> {
+        let primary = &self.key.primary_key;
+        let end = |key: &dyn KeyDetails, binding: &Signature| {
+            let lifetime = std::time::Duration::from(binding.key_expiration_time()?).as_secs();
+            let from = i64::from(key.created_at().as_secs());
+            let lifetime = i64::try_from(lifetime)
+                .ok()
+                .filter(|lifetime| *lifetime > 0)?;
+            Some(Timestamp::from_seconds(from.saturating_add(lifetime)))
+        };
+        let own = self
+            .self_signature()
+            .and_then(|binding| end(primary, binding));
+        let of_subkeys = self.key.public_subkeys.iter().filter_map(|subkey| {
+            let valid = subkey.signatures.iter().take(MAX_BINDINGS).filter(|one| {
+                one.typ() == Some(SignatureType::SubkeyBinding)
+                    && one.verify_subkey_binding(primary, &subkey.key).is_ok()
+            });
+            let newest = valid.max_by_key(|one| created(one))?;
+            Some(end(&subkey.key, newest))
+        });
+        // A subkey that is for ever is later than all others.
+        let never = Timestamp::from_nanoseconds(i64::MAX);
+        let last = of_subkeys.map(|end| end.unwrap_or(never)).max();
+        let last = last.filter(|last| *last != never);
+        [own, last].into_iter().flatten().min()
+    }
+
     /// The newest valid binding of each subkey, or why there is none.
     fn subkeys(&self) -> impl Iterator<Item = (&PublicSubkey, Result<&Signature, CryptoFault>)> {
         let primary = &self.key.primary_key;

@@ -342,3 +342,15 @@ impl std::io::Read for Tee<'_> {
         Ok(length)
     }
 }
+
+/// When the first of the OpenPGP certificates in a file stops to be of use: nothing in it if none ever does,
+/// nothing at all if the file holds none.
+#[must_use]
+pub fn openpgp_expiry(
+    content: &[u8],
+    now: knarr_core::Timestamp,
+) -> Option<Option<knarr_core::Timestamp>> {
+    let certificates = keys::Certificate::read_all(content, now)?;
+    let ends = certificates.iter().filter_map(keys::Certificate::expires);
+    Some(ends.min())
+}

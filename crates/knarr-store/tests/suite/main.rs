@@ -11,6 +11,7 @@
 mod crash;
 mod custody;
 mod damage;
+mod definitions;
 mod dirty;
 mod dirty_model;
 mod fixture;
@@ -19,6 +20,7 @@ mod intents;
 mod odds;
 mod opening;
 mod outbox;
+mod retention;
 mod runs;
 mod secrets;
 mod synced;

@@ -3,9 +3,9 @@
 use std::io::Write as _;
 
 use clap::Args;
-use knarr_store::holds::{Approved, Hold};
-use knarr_store::pairs::Pair;
+use knarr_node::{query, timestamp, v1};
 
+use crate::cli::backend::{Fresh, Session};
 use crate::cli::context::Context;
 use crate::cli::look::shown_time;
 use crate::command_error::{CommandError, CommandResult, Outcome};
@@ -30,33 +30,24 @@ pub(crate) fn run(
     context: &Context,
     output: &mut Output,
 ) -> CommandResult {
-    let store = context.existing_store()?;
-    let held: Vec<(Pair, Hold)> = store.read(|reader| {
-        let holds = reader.holds()?;
-        let pairs = reader.pairs()?;
-        Ok(holds
-            .into_iter()
-            .filter_map(|hold| {
-                let pair = pairs.iter().find(|pair| pair.id == hold.pair)?;
-                Some((pair.clone(), hold))
-            })
-            .collect())
-    })?;
+    let session = Session::open(context, Fresh::Refuse)?;
+    let held = session.ask(
+        async |client| Ok(client.node().held(v1::HeldRequest {}).await?.into_inner()),
+        query::held,
+    )?;
     let Some(job) = &arguments.job else {
-        return list(&held, output);
+        return list(&held.plans, output);
     };
-    let mine: Vec<&(Pair, Hold)> = held
-        .iter()
-        .filter(|(pair, _hold)| pair.known_as.job.as_ref() == Some(job))
-        .collect();
+    let is_mine = |plan: &&v1::HeldPlan| plan.job.as_ref() == Some(job);
+    let mine: Vec<_> = held.plans.iter().filter(is_mine).collect();
     if mine.is_empty() {
         return Err(
             CommandError::usage(format!("nothing of the job `{job}` is held"))
                 .hint("`knarr approve` alone lists what is held"),
         );
     }
-    for (pair, hold) in mine {
-        tell(pair, hold)?;
+    for plan in mine {
+        tell(plan)?;
         if !arguments.yes && context.environment.stdin_is_terminal && !confirmed()? {
             return Err(CommandError::usage("nothing was approved"));
         }
@@ -65,18 +56,20 @@ pub(crate) fn run(
             .user
             .clone()
             .unwrap_or_else(|| "somebody".to_owned());
-        let (id, digest, name) = (pair.id, hold.held.digest, by.clone());
-        match store
-            .transact(move |tx| tx.approve(id, &digest, &name))
-            .wait()?
-        {
-            Approved::Done => {}
-            Approved::AnotherPlan | Approved::NothingHeld => {
-                return Err(CommandError::failed(
-                    "the plan changed meanwhile, and was not approved",
-                )
-                .hint("look at it again: `knarr approve`"));
-            }
+        let request = v1::ApproveRequest {
+            pair: plan.pair,
+            digest: plan.digest.clone(),
+        };
+        let asked = request.clone();
+        let approved = session.ask(
+            async |client| Ok(client.node().approve(asked).await?.into_inner()),
+            |store| query::approve(store, &request, &by),
+        )?;
+        if !approved.approved {
+            return Err(
+                CommandError::failed("the plan changed meanwhile, and was not approved")
+                    .hint("look at it again: `knarr approve`"),
+            );
         }
         if output.format == Format::Json {
             output.json(&serde_json::json!({ "job": job, "approved_by": by }))?;
@@ -85,54 +78,54 @@ pub(crate) fn run(
     Ok(Outcome::Done)
 }
 
-fn list(held: &[(Pair, Hold)], output: &mut Output) -> CommandResult {
+fn list(held: &[v1::HeldPlan], output: &mut Output) -> CommandResult {
     if held.is_empty() && output.format == Format::Text {
         output.line("nothing is held")?;
     }
-    for (pair, hold) in held {
+    for plan in held {
         if output.format == Format::Json {
             output.json(&serde_json::json!({
-                "job": pair.known_as.job,
-                "source": pair.known_as.source,
-                "destination": pair.known_as.destination,
-                "deletes": hold.held.deletes,
-                "total": hold.held.total,
-                "reason": hold.held.reason,
-                "held_at": hold.held_at,
-                "approved_by": hold.approval.as_ref().map(|approval| &approval.by),
+                "job": plan.job,
+                "source": plan.source,
+                "destination": plan.destination,
+                "deletes": plan.deletes,
+                "total": plan.total,
+                "reason": plan.reason,
+                "held_at": timestamp(plan.held_at),
+                "approved_by": plan.approved_by,
             }))?;
         } else {
-            output.line(sentence(pair, hold))?;
+            output.line(sentence(plan))?;
         }
     }
-    let waits = held.iter().any(|(_pair, hold)| hold.approval.is_none());
+    let waits = held.iter().any(|plan| plan.approved_by.is_none());
     Ok(if waits { Outcome::Held } else { Outcome::Done })
 }
 
-fn sentence(pair: &Pair, hold: &Hold) -> String {
+fn sentence(plan: &v1::HeldPlan) -> String {
     let safe = |text: &str| knarr_core::path::printable(text.as_bytes()).to_string();
-    let approval = match &hold.approval {
-        Some(approval) => format!("; approved by {}", safe(&approval.by)),
+    let approval = match &plan.approved_by {
+        Some(by) => format!("; approved by {}", safe(by)),
         None => String::new(),
     };
-    let how = match &pair.known_as.job {
+    let how = match &plan.job {
         Some(_) => "",
         None => "; --approve-deletes carries it out",
     };
     format!(
         "{}: {} → {}, held since {}: {} of {} would be deleted ({}){approval}{how}",
-        safe(pair.known_as.job.as_deref().unwrap_or("(one-shot)")),
-        safe(&pair.known_as.source),
-        safe(&pair.known_as.destination),
-        shown_time(hold.held_at),
-        hold.held.deletes,
-        hold.held.total,
-        safe(&hold.held.reason),
+        safe(plan.job.as_deref().unwrap_or("(one-shot)")),
+        safe(&plan.source),
+        safe(&plan.destination),
+        shown_time(timestamp(plan.held_at)),
+        plan.deletes,
+        plan.total,
+        safe(&plan.reason),
     )
 }
 
-fn tell(pair: &Pair, hold: &Hold) -> Result<(), CommandError> {
-    writeln!(std::io::stderr(), "{}", sentence(pair, hold)).map_err(CommandError::failed)
+fn tell(plan: &v1::HeldPlan) -> Result<(), CommandError> {
+    writeln!(std::io::stderr(), "{}", sentence(plan)).map_err(CommandError::failed)
 }
 
 fn confirmed() -> Result<bool, CommandError> {

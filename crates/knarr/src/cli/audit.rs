@@ -10,6 +10,7 @@ use knarr_store::custody::ChainedRecord;
 use serde::Serialize;
 
 use crate::cli::context::Context;
+use crate::cli::look::shown_time;
 use crate::command_error::{CommandError, CommandResult, Outcome};
 use crate::output::{Format, Output, Style};
 
@@ -60,6 +61,10 @@ enum ExportFormat {
 struct Verdict {
     intact: bool,
     records: u64,
+    /// How many older ones were pruned.
+    pruned: u64,
+    /// When the first one was made that is left, if older ones were pruned.
+    kept_since: Option<knarr_core::Timestamp>,
     hash: Option<ContentHash>,
     broken_at: Option<u64>,
     defect: Option<String>,
@@ -89,12 +94,16 @@ pub(crate) fn run(
 }
 
 fn verify(store: &Store, noted: Option<&ChainHead>, output: &mut Output) -> CommandResult {
+    let base = store.read(|reader| reader.chain_base())?;
+    let (pruned, kept_since) = (base.pruned.count, base.kept_since);
     match store.verify_chain(noted)? {
         ChainVerdict::Intact(head) => {
             if output.format == Format::Json {
                 output.json(&Verdict {
                     intact: true,
-                    records: head.count,
+                    records: head.count - pruned.min(head.count),
+                    pruned,
+                    kept_since,
                     hash: Some(head.hash),
                     broken_at: None,
                     defect: None,
@@ -103,8 +112,14 @@ fn verify(store: &Store, noted: Option<&ChainHead>, output: &mut Output) -> Comm
                 let words = output.paint(Style::Good, "intact");
                 output.line(format!(
                     "{words}: {} records are as they were written",
-                    head.count
+                    head.count - pruned.min(head.count)
                 ))?;
+                if pruned > 0 {
+                    let since = kept_since.map(shown_time).unwrap_or_default();
+                    output.line(format!(
+                        "{pruned} older ones, from before {since}, were pruned, as the chain itself says"
+                    ))?;
+                }
                 output.line(format!("the chain ends at {}:{}", head.count, head.hash))?;
             }
             Ok(Outcome::Done)
@@ -113,7 +128,9 @@ fn verify(store: &Store, noted: Option<&ChainHead>, output: &mut Output) -> Comm
             if output.format == Format::Json {
                 output.json(&Verdict {
                     intact: false,
-                    records: seq.saturating_sub(1),
+                    records: seq.saturating_sub(1).saturating_sub(pruned),
+                    pruned,
+                    kept_since,
                     hash: None,
                     broken_at: Some(seq),
                     defect: Some(defect.to_string()),
@@ -123,7 +140,7 @@ fn verify(store: &Store, noted: Option<&ChainHead>, output: &mut Output) -> Comm
                 output.line(format!("{words} at record no. {seq}: {defect}"))?;
                 output.line(format!(
                     "{} records before it are as they were written",
-                    seq.saturating_sub(1)
+                    seq.saturating_sub(1).saturating_sub(pruned)
                 ))?;
             }
             Ok(Outcome::SomeFailed)

@@ -5,11 +5,12 @@ use knarr_core::record::Action;
 use knarr_core::run::RunState;
 use knarr_core::units::{ByteSize, Span};
 use knarr_core::{Clock as _, Timestamp};
-use knarr_store::Store;
-use knarr_store::history::HistoryFilter;
-use knarr_store::runs::{RunFilter, RunId, StoredRun};
+use knarr_node::{query, record_of, timestamp, v1};
+use knarr_store::custody::ChainedRecord;
+use knarr_store::runs::RunCounts;
 use serde::Serialize;
 
+use crate::cli::backend::{Fresh, Session};
 use crate::cli::context::Context;
 use crate::cli::look::shown_time;
 use crate::cli::trace::shown_duration;
@@ -68,54 +69,71 @@ pub(crate) fn run(
     output: &mut Output,
 ) -> CommandResult {
     let now = context.clock.now();
-    let since = time(arguments.since.as_deref(), now)?;
-    let until = time(arguments.until.as_deref(), now)?;
-    let store = context.existing_store()?;
+    let since = time(arguments.since.as_deref(), now)?.map(Timestamp::nanoseconds);
+    let until = time(arguments.until.as_deref(), now)?.map(Timestamp::nanoseconds);
+    let session = Session::open(context, Fresh::Refuse)?;
     let about_files = arguments.files
         || arguments.run.is_some()
         || !arguments.path.is_empty()
         || arguments.action.is_some();
+    let job = arguments.job.clone().unwrap_or_default();
     if about_files {
-        let mut filter = HistoryFilter {
-            job: arguments.job.clone(),
-            run: arguments.run.map(RunId),
-            action: arguments.action,
+        let request = v1::HistoryRequest {
+            job,
+            run: arguments.run,
+            action: arguments
+                .action
+                .map(|action| action.name().to_owned())
+                .unwrap_or_default(),
             since,
             until,
-            paths: None,
+            globs: arguments.path.clone(),
             before: None,
+            limit: 0,
         };
-        if !arguments.path.is_empty() {
-            let globs = arguments.path.iter().map(String::as_str);
-            filter.paths = Some(HistoryFilter::globs(globs).map_err(CommandError::usage)?);
-        }
-        files(&store, filter, arguments.limit, output)?;
+        files(&session, request, arguments.limit, output)?;
     } else {
-        let filter = RunFilter {
-            job: arguments.job.clone(),
-            state: arguments.run_state,
+        let request = v1::ListRunsRequest {
+            job,
+            state: arguments
+                .run_state
+                .map(|state| state.name().to_owned())
+                .unwrap_or_default(),
             since,
             until,
             before: None,
+            limit: 0,
         };
-        runs(&store, filter, arguments.limit, output)?;
+        runs(&session, request, arguments.limit, output)?;
     }
     Ok(Outcome::Done)
 }
 
+/// So many rows of those that are left.
+fn page(left: usize) -> u32 {
+    u32::try_from(left.min(PAGE_ROWS)).unwrap_or(u32::MAX)
+}
+
 fn files(
-    store: &Store,
-    mut filter: HistoryFilter,
+    session: &Session,
+    mut request: v1::HistoryRequest,
     limit: usize,
     output: &mut Output,
 ) -> Result<(), CommandError> {
     let mut left = limit;
     while left > 0 {
-        let page = store.read(|reader| reader.history(&filter, left.min(PAGE_ROWS)))?;
+        request.limit = page(left);
+        let asked = request.clone();
+        let reply = session.ask(
+            async |client| Ok(client.history().files(asked).await?.into_inner()),
+            |store| query::history(store, &request),
+        )?;
+        let page = reply.records.into_iter().map(record_of);
+        let page: Vec<_> = page.collect::<Result<_, _>>()?;
         let Some(last) = page.last() else {
             break;
         };
-        filter.before = Some(last.seq);
+        request.before = Some(last.seq);
         left -= page.len().min(left);
         if output.format == Format::Json {
             for record in &page {
@@ -123,8 +141,14 @@ fn files(
             }
             continue;
         }
-        let rows: Vec<[String; 6]> = page
-            .iter()
+        print_files(&page, output)?;
+    }
+    Ok(())
+}
+
+fn print_files(page: &[ChainedRecord], output: &mut Output) -> Result<(), CommandError> {
+    let rows: Vec<[String; 6]> =
+        page.iter()
             .map(|chained| {
                 let record = &chained.record;
                 let message = record.message.as_ref().map(|message| {
@@ -140,17 +164,15 @@ fn files(
                 ]
             })
             .collect();
-        let headings = [
-            ("TIME", Align::Left),
-            ("RUN", Align::Right),
-            ("JOB", Align::Left),
-            ("WHAT", Align::Left),
-            ("SIZE", Align::Right),
-            ("PATH", Align::Left),
-        ];
-        output.table(headings, &rows)?;
-    }
-    Ok(())
+    let headings = [
+        ("TIME", Align::Left),
+        ("RUN", Align::Right),
+        ("JOB", Align::Left),
+        ("WHAT", Align::Left),
+        ("SIZE", Align::Right),
+        ("PATH", Align::Left),
+    ];
+    Ok(output.table(headings, &rows)?)
 }
 
 /// A run as data.
@@ -160,64 +182,85 @@ struct RunData<'a> {
     job: &'a str,
     kind: &'a str,
     cause: &'a str,
-    state: &'static str,
+    state: &'a str,
     started_at: Timestamp,
     finished_at: Option<Timestamp>,
-    counts: knarr_store::runs::RunCounts,
+    counts: RunCounts,
     message: Option<&'a str>,
 }
 
-fn runs(
-    store: &Store,
-    mut filter: RunFilter,
+/// Lists runs, the newest first.
+///
+/// # Errors
+/// If they cannot be read, or stdout does not take them.
+pub(crate) fn runs(
+    session: &Session,
+    mut request: v1::ListRunsRequest,
     limit: usize,
     output: &mut Output,
 ) -> Result<(), CommandError> {
     let mut left = limit;
     while left > 0 {
-        let page = store.read(|reader| reader.runs(&filter, left.min(PAGE_ROWS)))?;
-        let Some(last) = page.last() else {
+        request.limit = page(left);
+        let asked = request.clone();
+        let reply = session.ask(
+            async |client| Ok(client.runs().list(asked).await?.into_inner()),
+            |store| query::runs(store, &request),
+        )?;
+        let Some(last) = reply.runs.last() else {
             break;
         };
-        filter.before = Some(last.id);
-        left -= page.len().min(left);
-        if output.format == Format::Json {
-            for run in &page {
-                output.json(&data(run))?;
-            }
-            continue;
-        }
-        let rows: Vec<[String; 7]> = page.iter().map(row).collect();
-        let headings = [
-            ("RUN", Align::Right),
-            ("STARTED", Align::Left),
-            ("TOOK", Align::Right),
-            ("JOB", Align::Left),
-            ("STATE", Align::Left),
-            ("SENT", Align::Right),
-            ("FILES", Align::Left),
-        ];
-        output.table(headings, &rows)?;
+        request.before = Some(last.run);
+        left -= reply.runs.len().min(left);
+        print_runs(&reply.runs, output)?;
     }
     Ok(())
 }
 
-fn data(run: &StoredRun) -> RunData<'_> {
+/// Prints runs.
+///
+/// # Errors
+/// If stdout does not take them.
+pub(crate) fn print_runs(runs: &[v1::Run], output: &mut Output) -> Result<(), CommandError> {
+    if output.format == Format::Json {
+        for run in runs {
+            output.json(&data(run))?;
+        }
+        return Ok(());
+    }
+    let rows: Vec<[String; 7]> = runs.iter().map(row).collect();
+    let headings = [
+        ("RUN", Align::Right),
+        ("STARTED", Align::Left),
+        ("TOOK", Align::Right),
+        ("JOB", Align::Left),
+        ("STATE", Align::Left),
+        ("SENT", Align::Right),
+        ("FILES", Align::Left),
+    ];
+    Ok(output.table(headings, &rows)?)
+}
+
+fn counts(run: &v1::Run) -> RunCounts {
+    run.counts.map(RunCounts::from).unwrap_or_default()
+}
+
+fn data(run: &v1::Run) -> RunData<'_> {
     RunData {
-        run: run.id.0,
-        job: &run.begun_as.job,
-        kind: &run.begun_as.kind,
-        cause: &run.begun_as.cause,
-        state: run.state.name(),
-        started_at: run.started_at,
-        finished_at: run.finished_at,
-        counts: run.counts,
-        message: run.message.as_deref(),
+        run: run.run,
+        job: &run.job,
+        kind: &run.kind,
+        cause: &run.cause,
+        state: &run.state,
+        started_at: timestamp(run.started_at),
+        finished_at: run.finished_at.map(timestamp),
+        counts: counts(run),
+        message: (!run.message.is_empty()).then_some(&run.message),
     }
 }
 
-fn row(run: &StoredRun) -> [String; 7] {
-    let counts = &run.counts;
+fn row(run: &v1::Run) -> [String; 7] {
+    let counts = counts(run);
     let mut files: Vec<String> = [
         (counts.created, "created"),
         (counts.updated, "updated"),
@@ -234,18 +277,19 @@ fn row(run: &StoredRun) -> [String; 7] {
     if files.is_empty() {
         files.push("nothing to do".to_owned());
     }
-    if let Some(message) = &run.message {
-        files.push(knarr_core::path::printable(message.as_bytes()).to_string());
+    if !run.message.is_empty() {
+        files.push(knarr_core::path::printable(run.message.as_bytes()).to_string());
     }
+    let started_at = timestamp(run.started_at);
     [
-        run.id.0.to_string(),
-        shown_time(run.started_at),
+        run.run.to_string(),
+        shown_time(started_at),
         run.finished_at.map_or_else(
             || "-".to_owned(),
-            |end| shown_duration(end.since(run.started_at)),
+            |end| shown_duration(timestamp(end).since(started_at)),
         ),
-        knarr_core::path::printable(run.begun_as.job.as_bytes()).to_string(),
-        run.state.name().to_owned(),
+        knarr_core::path::printable(run.job.as_bytes()).to_string(),
+        run.state.clone(),
         ByteSize(counts.moved_bytes).to_string(),
         files.join(", "),
     ]

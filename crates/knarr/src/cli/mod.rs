@@ -1,22 +1,33 @@
 //! The commands, one file each, and what they share.
 
+mod alert;
 mod approve;
 mod audit;
+pub(crate) mod backend;
 mod check;
 pub(crate) mod context;
+mod credentials;
+mod desk;
 mod doctor;
+mod endpoint;
+mod events;
 mod history;
+mod host;
 mod init;
 mod job;
 mod look;
+mod messages;
 mod oneshot;
 mod plan;
 mod queue;
+mod reload;
 mod run;
 mod secret;
 mod sftp_server;
 mod shell;
 mod stop;
+mod stream;
+mod telling;
 mod trace;
 mod transfer;
 
@@ -94,11 +105,15 @@ enum Command {
     Check(check::CheckArguments),
     Doctor(doctor::DoctorArguments),
     Job(job::JobArguments),
+    Endpoint(endpoint::EndpointArguments),
+    Reload(reload::ReloadArguments),
+    Events(events::EventsArguments),
     Status(queue::StatusArguments),
     Queue(queue::QueueArguments),
     Trace(trace::TraceArguments),
     History(history::HistoryArguments),
     Approve(approve::ApproveArguments),
+    Alert(alert::AlertArguments),
     Audit(audit::AuditArguments),
     Secret(secret::SecretArguments),
     SftpServer(sftp_server::SftpServerArguments),
@@ -152,14 +167,18 @@ fn dispatch(command: Command, context: &Context) -> CommandResult {
         Command::Ls(arguments) => look::ls(&arguments, context, &mut output),
         Command::Stat(arguments) => look::stat(&arguments, context, &mut output),
         Command::Job(arguments) => job::run(&arguments, context, &mut output),
+        Command::Endpoint(arguments) => endpoint::run(&arguments, context, &mut output),
+        Command::Reload(arguments) => reload::run(&arguments, context, &mut output),
+        Command::Events(arguments) => events::run(&arguments, context, &mut output),
         Command::Status(arguments) => queue::status(&arguments, context, &mut output),
         Command::Queue(arguments) => queue::queue(&arguments, context, &mut output),
         Command::Trace(arguments) => trace::run(&arguments, context, &mut output),
         Command::History(arguments) => history::run(&arguments, context, &mut output),
         Command::Approve(arguments) => approve::run(&arguments, context, &mut output),
+        Command::Alert(arguments) => alert::run(&arguments, context, &mut output),
         Command::Audit(arguments) => audit::run(&arguments, context, &mut output),
         Command::Secret(arguments) => secret::run(&arguments, context, &mut output),
-        Command::SftpServer(arguments) => sftp_server::run(&arguments),
+        Command::SftpServer(arguments) => sftp_server::run(&arguments, context, &mut output),
         Command::Init(arguments) => init::run(&arguments, context, &mut output),
         Command::Check(arguments) => check::run(&arguments, context, &mut output),
         Command::Doctor(arguments) => doctor::run(&arguments, context, &mut output),
@@ -177,7 +196,9 @@ fn dispatch(command: Command, context: &Context) -> CommandResult {
 fn verbosity(arguments: &Arguments) -> Verbosity {
     match (arguments.global.quiet, arguments.global.verbose) {
         (true, _) => Verbosity::Quiet,
-        (false, 0) if matches!(arguments.command, Command::Run(_)) => Verbosity::Informed,
+        (false, 0) if matches!(&arguments.command, Command::Run(run) if run.is_node()) => {
+            Verbosity::Informed
+        }
         (false, 0) => Verbosity::Usual,
         (false, 1) => Verbosity::Informed,
         (false, 2) => Verbosity::Detailed,

@@ -200,6 +200,7 @@ pub(crate) async fn environment(
         store,
         clock: Arc::new(context.clock),
         observer: watching.observer(),
+        announcer: knarr_engine::announce::Announcer::default(),
         cancel: watching.cancel.clone(),
     })
 }
@@ -248,9 +249,11 @@ impl Watching {
         Self { bars, cancel }
     }
 
-    /// Logs what happens, and listens for signals. Needs a runtime.
+    /// Logs what happens, and listens for signals but for SIGHUP. Needs a runtime.
     pub(crate) fn lines() -> Self {
-        Self::silent()
+        let cancel = CancellationToken::new();
+        stop::on_termination(&cancel);
+        Self { bars: None, cancel }
     }
 
     /// Shows no bars, but listens for signals. Needs a runtime.
@@ -260,7 +263,7 @@ impl Watching {
         Self { bars: None, cancel }
     }
 
-    fn observer(&self) -> Arc<dyn knarr_engine::Observer> {
+    pub(crate) fn observer(&self) -> Arc<dyn knarr_engine::Observer> {
         match &self.bars {
             Some(bars) => Arc::<Bars>::clone(bars),
             None => Arc::new(Lines),

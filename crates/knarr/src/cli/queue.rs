@@ -2,17 +2,16 @@
 
 use clap::Args;
 use knarr_core::units::ByteSize;
-use knarr_core::{Clock as _, Kind, RelPath, Timestamp};
-use knarr_store::dirty::{Dirty, DirtyCounts, DirtyFilter};
-use knarr_store::endpoints::{EndpointHealth, Reachable};
-use knarr_store::holds::Hold;
-use knarr_store::in_flight::InFlight;
-use knarr_store::pairs::Pair;
-use knarr_store::{Reader, Store};
+use knarr_core::{Clock as _, RelPath, Timestamp};
+use knarr_node::v1::list_queue_request::Which;
+use knarr_node::v1::queued_path::State;
+use knarr_node::{Unreadable, query, timestamp, v1};
 use serde::Serialize;
 
+use crate::cli::backend::{Fresh, Session};
 use crate::cli::context::Context;
 use crate::cli::look::shown_time;
+use crate::cli::messages;
 use crate::cli::trace::shown_duration;
 use crate::command_error::{CommandError, CommandResult, Outcome};
 use crate::output::{Align, Format, Output, Style};
@@ -20,22 +19,23 @@ use crate::output::{Align, Format, Output, Style};
 /// How many paths are read at a time.
 const PAGE_ROWS: usize = 1_000;
 
-/// List the paths that are waiting, moving, or parked
+/// List the paths that are waiting, moving, or parked, and messages that are parked
 ///
-/// The queue is the set of paths that differ from what was delivered last. A path is in it once.
+/// The queue is the set of paths that differ from what was delivered last. A path is in it once. With
+/// --parked, messages of hooks and alerts follow that nobody took.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  knarr queue --parked\n  knarr queue --job sensors --retry")]
 pub(crate) struct QueueArguments {
     /// Only of this job
     #[arg(long, value_name = "JOB")]
     job: Option<String>,
-    /// Only parked paths, which wait for a person
+    /// Only what is parked and waits for a person: paths, and messages of hooks and alerts
     #[arg(long)]
     parked: bool,
     /// Only paths that failed, parked or not
     #[arg(long, conflicts_with = "parked")]
     failed: bool,
-    /// Have the parked and failed paths tried again now
+    /// Have what is parked or failed tried again now: paths, and messages of hooks and alerts
     #[arg(long)]
     retry: bool,
     /// At most so many
@@ -43,28 +43,18 @@ pub(crate) struct QueueArguments {
     limit: usize,
 }
 
-/// Show jobs, their queues, what is moving, and which endpoints are down
+/// Show jobs, queues, what is moving, and which endpoints and targets are down
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  knarr status\n  knarr status --json")]
 pub(crate) struct StatusArguments {}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum Standing {
-    InFlight,
-    Ready,
-    Settling,
-    Retrying,
-    Parked,
-}
 
 /// A path of the queue as data.
 #[derive(Serialize)]
 struct Queued<'a> {
     job: &'a str,
-    path: &'a RelPath,
-    state: Standing,
-    kind: Kind,
+    path: RelPath,
+    state: &'static str,
+    kind: &'a str,
     gone: bool,
     size: Option<u64>,
     done_bytes: Option<u64>,
@@ -79,79 +69,94 @@ pub(crate) fn queue(
     context: &Context,
     output: &mut Output,
 ) -> CommandResult {
-    let store = context.existing_store()?;
+    let session = Session::open(context, Fresh::Refuse)?;
     let now = context.clock.now();
-    let pairs = pairs_of(&store, arguments.job.as_deref())?;
+    let job = arguments.job.clone().unwrap_or_default();
     if arguments.retry {
-        let mut again = 0;
-        for pair in &pairs {
-            let id = pair.id;
-            again += store.transact(move |tx| tx.retry_now(id, None)).wait()?;
-        }
-        tracing::info!(paths = again, "will be tried again");
+        retry(&session, &job)?;
     }
-    let filter = match (arguments.parked, arguments.failed) {
-        (true, _) => DirtyFilter::Parked,
-        (false, true) => DirtyFilter::Failed,
-        (false, false) => DirtyFilter::All,
+    let which = match (arguments.parked, arguments.failed) {
+        (true, _) => Which::Parked,
+        (false, true) => Which::Failed,
+        (false, false) => Which::All,
+    };
+    let mut request = v1::ListQueueRequest {
+        job,
+        which: which.into(),
+        limit: 0,
+        from: Vec::new(),
     };
     let mut left = arguments.limit;
-    for pair in &pairs {
-        let in_flight = store.read(|reader| reader.in_flight(pair.id))?;
-        let mut after = Vec::new();
-        while left > 0 {
-            let page = store
-                .read(|reader| reader.list_dirty(pair.id, filter, &after, left.min(PAGE_ROWS)))?;
-            let Some(last) = page.last() else {
-                break;
-            };
-            after = last.path.order_key(last.kind).into_owned();
-            left -= page.len().min(left);
-            print_queue(pair, &page, &in_flight, now, output)?;
+    while left > 0 {
+        request.limit = u32::try_from(left.min(PAGE_ROWS)).unwrap_or(u32::MAX);
+        let asked = request.clone();
+        let reply = session.ask(
+            async |client| Ok(client.queue().list(asked).await?.into_inner()),
+            |store| query::queue(store, &request, now),
+        )?;
+        left -= reply.paths.len().min(left);
+        // A table for each job.
+        for paths in reply.paths.chunk_by(|left, right| left.job == right.job) {
+            print_queue(paths, now, output)?;
         }
+        if reply.next.is_empty() {
+            break;
+        }
+        request.from = reply.next;
+    }
+    if arguments.parked {
+        messages::print_parked(&session, &request.job, now, output)?;
     }
     Ok(Outcome::Done)
 }
 
-fn pairs_of(store: &Store, job: Option<&str>) -> Result<Vec<Pair>, CommandError> {
-    let mut pairs = store.read(|reader| reader.pairs())?;
-    if let Some(job) = job {
-        pairs.retain(|pair| pair.known_as.job.as_deref() == Some(job));
-        if pairs.is_empty() {
-            return Err(
-                CommandError::usage(format!("nothing is known of a job `{job}`"))
-                    .hint("`knarr status` lists the jobs that ran"),
-            );
-        }
+/// Has failed and parked paths tried again, and parked messages, too, if no job is named.
+fn retry(session: &Session, job: &str) -> Result<(), CommandError> {
+    let request = v1::RetryQueueRequest {
+        job: job.to_owned(),
+    };
+    let again = session.ask(
+        async |client| Ok(client.queue().retry(request).await?.into_inner()),
+        |store| query::retry_queue(store, job),
+    )?;
+    tracing::info!(paths = again.count, "will be tried again");
+    if job.is_empty() {
+        let request = v1::RetryMessagesRequest { id: 0 };
+        let again = session.ask(
+            async |client| Ok(client.queue().retry_messages(request).await?.into_inner()),
+            |store| query::retry_messages(store, 0),
+        )?;
+        tracing::info!(messages = again.count, "will be tried again");
     }
-    Ok(pairs)
+    Ok(())
+}
+
+fn path_of(bytes: &[u8]) -> Result<RelPath, CommandError> {
+    RelPath::new(bytes).map_err(|_not_one| Unreadable("path").into())
 }
 
 fn print_queue(
-    pair: &Pair,
-    page: &[Dirty],
-    in_flight: &[InFlight],
+    page: &[v1::QueuedPath],
     now: Timestamp,
     output: &mut Output,
 ) -> Result<(), CommandError> {
     let mut rows = Vec::with_capacity(page.len());
-    for dirty in page {
-        let moving = in_flight.iter().find(|moving| moving.path == dirty.path);
-        let queued = queued(pair, dirty, moving, now);
+    for path in page {
+        let queued = queued(path)?;
         if output.format == Format::Json {
             output.json(&queued)?;
             continue;
         }
         rows.push([
             safe(queued.job),
-            state_in_words(&queued, moving, now),
+            state_in_words(path, now),
             queued
                 .size
                 .map_or_else(|| "-".to_owned(), |size| ByteSize(size).to_string()),
-            shown_duration(now.since(dirty.first_seen)),
+            shown_duration(now.since(queued.first_seen)),
             match queued.reason {
-                Some(reason) => format!("{}   {}", dirty.path, safe(reason)),
-                None => dirty.path.to_string(),
+                Some(reason) => format!("{}   {}", queued.path, safe(reason)),
+                None => queued.path.to_string(),
             },
         ]);
     }
@@ -168,107 +173,64 @@ fn print_queue(
     Ok(())
 }
 
-fn queued<'a>(
-    pair: &'a Pair,
-    dirty: &'a Dirty,
-    moving: Option<&InFlight>,
-    now: Timestamp,
-) -> Queued<'a> {
-    let waits = |until: Option<Timestamp>| until.is_some_and(|until| until > now);
-    let state = if dirty.parked.is_some() {
-        Standing::Parked
-    } else if moving.is_some() {
-        Standing::InFlight
-    } else if waits(dirty.next_attempt_at) {
-        Standing::Retrying
-    } else if waits(Some(dirty.ready_at)) {
-        Standing::Settling
-    } else {
-        Standing::Ready
-    };
-    Queued {
-        job: pair.known_as.job.as_deref().unwrap_or("(one-shot)"),
-        path: &dirty.path,
-        state,
-        kind: dirty.kind,
-        gone: dirty.observed.is_none(),
-        size: dirty.observed.as_ref().map(|seen| seen.size),
-        done_bytes: moving.map(|moving| moving.done_bytes),
-        first_seen: dirty.first_seen,
-        next_attempt_at: dirty.next_attempt_at,
-        attempts: dirty.attempts,
-        reason: dirty.parked.as_deref().or(dirty.last_error.as_deref()),
-    }
+fn queued(path: &v1::QueuedPath) -> Result<Queued<'_>, CommandError> {
+    Ok(Queued {
+        job: match path.job.as_str() {
+            "" => "(one-shot)",
+            job => job,
+        },
+        path: path_of(&path.path)?,
+        state: match path.state() {
+            State::InFlight => "in_flight",
+            State::Ready => "ready",
+            State::Settling => "settling",
+            State::Retrying => "retrying",
+            State::Parked => "parked",
+            State::Unspecified => return Err(Unreadable("state of a path").into()),
+        },
+        kind: &path.kind,
+        gone: path.gone,
+        size: path.size_bytes,
+        done_bytes: path.done_bytes,
+        first_seen: timestamp(path.first_seen),
+        next_attempt_at: path.next_attempt_at.map(timestamp),
+        attempts: path.attempts,
+        reason: (!path.reason.is_empty()).then_some(&path.reason),
+    })
 }
 
-fn state_in_words(queued: &Queued<'_>, moving: Option<&InFlight>, now: Timestamp) -> String {
-    let words = match queued.state {
-        Standing::InFlight => moving.map_or_else(|| "moving".to_owned(), percent),
-        Standing::Ready => "ready".to_owned(),
-        Standing::Settling => "settling".to_owned(),
-        Standing::Retrying => {
-            let wait = queued
-                .next_attempt_at
-                .map(|at| at.since(now))
-                .unwrap_or_default();
+fn state_in_words(path: &v1::QueuedPath, now: Timestamp) -> String {
+    let words = match path.state() {
+        State::InFlight => percent(
+            path.done_bytes.unwrap_or_default(),
+            path.total_bytes.unwrap_or_default(),
+        ),
+        State::Ready | State::Unspecified => "ready".to_owned(),
+        State::Settling => "settling".to_owned(),
+        State::Retrying => {
+            let at = path.next_attempt_at.map(timestamp);
+            let wait = at.map(|at| at.since(now)).unwrap_or_default();
             format!(
                 "again in {} (failed {}×)",
                 shown_duration(wait),
-                queued.attempts
+                path.attempts
             )
         }
-        Standing::Parked => "parked".to_owned(),
+        State::Parked => "parked".to_owned(),
     };
-    if queued.gone {
+    if path.gone {
         format!("{words}, deleted")
     } else {
         words
     }
 }
 
-fn percent(moving: &InFlight) -> String {
-    if moving.total_bytes == 0 {
+fn percent(done_bytes: u64, total_bytes: u64) -> String {
+    if total_bytes == 0 {
         return "moving".to_owned();
     }
-    let percent = u128::from(moving.done_bytes) * 100 / u128::from(moving.total_bytes);
+    let percent = u128::from(done_bytes) * 100 / u128::from(total_bytes);
     format!("moving {}%", percent.min(100))
-}
-
-/// All that is shown of one pair.
-struct PairStatus {
-    pair: Pair,
-    counts: DirtyCounts,
-    in_flight: Vec<InFlight>,
-    hold: Option<Hold>,
-    /// Why it is polled instead of watched, if it is.
-    degraded: Option<String>,
-    /// Whether everything is being looked at, so that the counts may not be all.
-    scanning: bool,
-}
-
-struct Status {
-    pairs: Vec<PairStatus>,
-    endpoints: Vec<(String, EndpointHealth)>,
-}
-
-fn look(reader: &Reader<'_>, now: Timestamp) -> Result<Status, knarr_store::StoreError> {
-    let mut pairs = Vec::new();
-    for pair in reader.pairs()? {
-        pairs.push(PairStatus {
-            counts: reader.count_dirty(pair.id, now)?,
-            in_flight: reader.in_flight(pair.id)?,
-            hold: reader.held(pair.id)?,
-            degraded: reader.setting(&knarr_engine::degraded_setting(pair.id))?,
-            scanning: reader
-                .setting(&knarr_engine::scanning_setting(pair.id))?
-                .is_some(),
-            pair,
-        });
-    }
-    Ok(Status {
-        pairs,
-        endpoints: reader.endpoints()?,
-    })
 }
 
 pub(crate) fn status(
@@ -276,160 +238,204 @@ pub(crate) fn status(
     context: &Context,
     output: &mut Output,
 ) -> CommandResult {
-    let store = context.existing_store()?;
+    let session = Session::open(context, Fresh::Refuse)?;
     let now = context.clock.now();
-    let status = store.read(|reader| look(reader, now))?;
+    let status = session.ask(
+        async |client| {
+            Ok(client
+                .node()
+                .status(v1::StatusRequest {})
+                .await?
+                .into_inner())
+        },
+        |store| query::status(store, now),
+    )?;
     if output.format == Format::Json {
-        output.json(&status_data(&status))?;
+        output.json(&status_data(&status)?)?;
     } else {
         print_status(&status, now, output)?;
     }
     Ok(Outcome::Done)
 }
 
-fn status_data(status: &Status) -> serde_json::Value {
-    let pairs: Vec<_> = status
-        .pairs
-        .iter()
-        .map(|status| {
-            let moving: Vec<_> = status
-                .in_flight
-                .iter()
-                .map(|moving| {
-                    serde_json::json!({
-                        "path": moving.path,
-                        "done_bytes": moving.done_bytes,
-                        "total_bytes": moving.total_bytes,
-                        "started_at": moving.started_at,
-                    })
-                })
-                .collect();
-            serde_json::json!({
-                "job": status.pair.known_as.job,
-                "source": status.pair.known_as.source,
-                "destination": status.pair.known_as.destination,
-                "ready": status.counts.ready,
-                "waiting": status.counts.waiting,
-                "parked": status.counts.parked,
-                "in_flight": moving,
-                "degraded": status.degraded,
-                "scanning": status.scanning,
-                "held": status.hold.as_ref().map(|hold| serde_json::json!({
-                    "deletes": hold.held.deletes,
-                    "total": hold.held.total,
-                    "reason": hold.held.reason,
-                    "held_at": hold.held_at,
-                    "approved_by": hold.approval.as_ref().map(|approval| &approval.by),
-                })),
-            })
+fn status_data(status: &v1::StatusReply) -> Result<serde_json::Value, CommandError> {
+    let mut pairs = Vec::new();
+    for pair in &status.pairs {
+        let mut moving = Vec::new();
+        for file in &pair.in_flight {
+            moving.push(serde_json::json!({
+                "path": path_of(&file.path)?,
+                "done_bytes": file.done_bytes,
+                "total_bytes": file.total_bytes,
+                "started_at": timestamp(file.started_at),
+            }));
+        }
+        pairs.push(serde_json::json!({
+            "job": pair.job,
+            "source": pair.source,
+            "destination": pair.destination,
+            "ready": pair.ready,
+            "waiting": pair.waiting,
+            "parked": pair.parked,
+            "in_flight": moving,
+            "degraded": pair.degraded,
+            "scanning": pair.scanning,
+            "held": pair.held.as_ref().map(|held| serde_json::json!({
+                "deletes": held.deletes,
+                "total": held.total,
+                "reason": held.reason,
+                "held_at": timestamp(held.held_at),
+                "approved_by": held.approved_by,
+            })),
+        }));
+    }
+    let endpoint = |health: &v1::Health| {
+        serde_json::json!({
+            "endpoint": health.endpoint,
+            "up": health.up,
+            "since": timestamp(health.since),
+            "last_error": health.last_error,
+            "next_probe": health.next_probe.map(timestamp),
         })
-        .collect();
-    let endpoints: Vec<_> = status
-        .endpoints
-        .iter()
-        .map(|(name, health)| {
-            serde_json::json!({
-                "endpoint": name,
-                "up": health.state == Reachable::Up,
-                "since": health.since,
-                "last_error": health.last_error,
-                "next_probe": health.next_probe,
-            })
+    };
+    let running = |run: &v1::Running| {
+        serde_json::json!({
+            "job": run.job,
+            "run": (run.run > 0).then_some(run.run),
+            "cause": run.cause,
+            "since": timestamp(run.since),
         })
-        .collect();
-    serde_json::json!({ "pairs": pairs, "endpoints": endpoints })
+    };
+    let node = |node: &v1::About| {
+        serde_json::json!({
+            "version": node.version,
+            "process": node.process,
+            "started_at": timestamp(node.started_at),
+            "file": node.file,
+            "file_problem": (!node.file_problem.is_empty()).then_some(&node.file_problem),
+            "file_read_at": timestamp(node.file_read_at),
+        })
+    };
+    Ok(serde_json::json!({
+        "pairs": pairs,
+        "endpoints": status.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        "targets": messages::data(&status.targets),
+        "running": status.running.iter().map(running).collect::<Vec<_>>(),
+        "node": status.node.as_ref().map(node),
+    }))
 }
 
-fn print_status(status: &Status, now: Timestamp, output: &mut Output) -> Result<(), CommandError> {
-    for PairStatus {
-        pair,
-        counts,
-        in_flight,
-        hold,
-        degraded,
-        scanning,
-    } in &status.pairs
-    {
-        let name = safe(pair.known_as.job.as_deref().unwrap_or("(one-shot)"));
-        let name = output.paint(Style::Bold, &name);
+fn print_status(
+    status: &v1::StatusReply,
+    now: Timestamp,
+    output: &mut Output,
+) -> Result<(), CommandError> {
+    if let Some(node) = &status.node {
         output.line(format!(
-            "{name}   {} → {}",
-            safe(&pair.known_as.source),
-            safe(&pair.known_as.destination)
+            "the node runs since {} (process {})",
+            shown_time(timestamp(node.started_at)),
+            node.process
         ))?;
-        let waiting = counts.ready + counts.waiting;
-        if *scanning {
-            output.line("  everything is being looked at: more may wait than is known")?;
-        }
-        if waiting == 0 && counts.parked == 0 {
-            if !scanning {
-                output.line("  in step")?;
-            }
-        } else {
-            output.line(format!(
-                "  {} ready, {} waiting, {} parked",
-                counts.ready, counts.waiting, counts.parked
-            ))?;
-        }
-        for moving in in_flight {
-            output.line(format!(
-                "  {:>11}  {} of {}  {}",
-                percent(moving),
-                ByteSize(moving.done_bytes),
-                ByteSize(moving.total_bytes),
-                moving.path
-            ))?;
-        }
-        if let Some(reason) = degraded {
-            let line = format!("  degraded: polled, not watched: {}", safe(reason));
-            let line = output.paint(Style::Warning, &line);
-            output.line(line)?;
-        }
-        if let Some(hold) = hold {
-            let state = match &hold.approval {
-                Some(approval) => format!("approved by {}", safe(&approval.by)),
-                None => match &pair.known_as.job {
-                    Some(job) => format!("`knarr approve {}` lets it go on", safe(job)),
-                    None => "--approve-deletes lets it go on".to_owned(),
-                },
-            };
+        if !node.file_problem.is_empty() {
             let line = format!(
-                "  held since {}: {}; {state}",
-                shown_time(hold.held_at),
-                safe(&hold.held.reason)
+                "  its file is wrong, and the one of {} stays in force: {}",
+                shown_time(timestamp(node.file_read_at)),
+                safe(&node.file_problem)
             );
             let line = output.paint(Style::Warning, &line);
             output.line(line)?;
         }
     }
+    for pair in &status.pairs {
+        print_pair(pair, output)?;
+    }
+    for run in status.running.iter().filter(|run| run.cause != "watch") {
+        let what = match run.run {
+            0 => "waits for its turn".to_owned(),
+            run => format!("run {run} is under way"),
+        };
+        output.line(format!("{}   {what} ({})", safe(&run.job), run.cause))?;
+    }
     if status.pairs.is_empty() {
         output.line("nothing was moved yet")?;
     }
-    print_endpoints(&status.endpoints, now, output)
+    print_endpoints(&status.endpoints, now, output)?;
+    messages::print(&status.targets, output)
+}
+
+fn print_pair(pair: &v1::Pair, output: &mut Output) -> Result<(), CommandError> {
+    let name = safe(pair.job.as_deref().unwrap_or("(one-shot)"));
+    let name = output.paint(Style::Bold, &name);
+    output.line(format!(
+        "{name}   {} → {}",
+        safe(&pair.source),
+        safe(&pair.destination)
+    ))?;
+    if pair.scanning {
+        output.line("  everything is being looked at: more may wait than is known")?;
+    }
+    if pair.ready + pair.waiting == 0 && pair.parked == 0 {
+        if !pair.scanning {
+            output.line("  in step")?;
+        }
+    } else {
+        output.line(format!(
+            "  {} ready, {} waiting, {} parked",
+            pair.ready, pair.waiting, pair.parked
+        ))?;
+    }
+    for moving in &pair.in_flight {
+        output.line(format!(
+            "  {:>11}  {} of {}  {}",
+            percent(moving.done_bytes, moving.total_bytes),
+            ByteSize(moving.done_bytes),
+            ByteSize(moving.total_bytes),
+            path_of(&moving.path)?
+        ))?;
+    }
+    if let Some(reason) = &pair.degraded {
+        let line = format!("  degraded: polled, not watched: {}", safe(reason));
+        let line = output.paint(Style::Warning, &line);
+        output.line(line)?;
+    }
+    if let Some(held) = &pair.held {
+        let state = match (&held.approved_by, &pair.job) {
+            (Some(by), _) => format!("approved by {}", safe(by)),
+            (None, Some(job)) => format!("`knarr approve {}` lets it go on", safe(job)),
+            (None, None) => "--approve-deletes lets it go on".to_owned(),
+        };
+        let line = format!(
+            "  held since {}: {}; {state}",
+            shown_time(timestamp(held.held_at)),
+            safe(&held.reason)
+        );
+        let line = output.paint(Style::Warning, &line);
+        output.line(line)?;
+    }
+    Ok(())
 }
 
 fn print_endpoints(
-    endpoints: &[(String, EndpointHealth)],
+    endpoints: &[v1::Health],
     now: Timestamp,
     output: &mut Output,
 ) -> Result<(), CommandError> {
-    for (name, health) in endpoints {
-        let name = safe(name);
-        let since = shown_time(health.since);
-        match health.state {
-            Reachable::Up => output.line(format!("{name}   up since {since}"))?,
-            Reachable::Down => {
-                let error = safe(health.last_error.as_deref().unwrap_or("no reason is known"));
-                let line = format!("{name}   down since {since}: {error}");
-                let line = output.paint(Style::Bad, &line);
-                output.line(line)?;
-                if let Some(next) = health.next_probe {
-                    output.line(format!(
-                        "  asked again in {}",
-                        shown_duration(next.since(now))
-                    ))?;
-                }
-            }
+    for health in endpoints {
+        let name = safe(&health.endpoint);
+        let since = shown_time(timestamp(health.since));
+        if health.up {
+            output.line(format!("{name}   up since {since}"))?;
+            continue;
+        }
+        let error = safe(health.last_error.as_deref().unwrap_or("no reason is known"));
+        let line = format!("{name}   down since {since}: {error}");
+        let line = output.paint(Style::Bad, &line);
+        output.line(line)?;
+        if let Some(next) = health.next_probe {
+            output.line(format!(
+                "  asked again in {}",
+                shown_duration(timestamp(next).since(now))
+            ))?;
         }
     }
     Ok(())

@@ -3,10 +3,13 @@
 use std::io::Read as _;
 
 use clap::{Args, Subcommand};
+use knarr_node::client::Client;
+use knarr_node::{timestamp, v1};
 use knarr_store::secrets::{MAX_SECRET_BYTES, SecretError, SecretValue, Secrets};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use crate::cli::backend::{self, Backend, Fresh, Session};
 use crate::cli::context::Context;
 use crate::cli::look::shown_time;
 use crate::command_error::{CommandError, CommandResult, Outcome};
@@ -59,34 +62,85 @@ pub(crate) fn run(
     context: &Context,
     output: &mut Output,
 ) -> CommandResult {
-    let store = context.open_store(&context.state()?)?;
-    let key = key_source(context, &store);
-    let secrets = Secrets::new(store, key);
+    let session = Session::open(context, Fresh::Make)?;
+    let direct = match &session.backend {
+        Backend::State(store) => {
+            let key = key_source(context, store);
+            Some(Secrets::new(store.as_ref().clone(), key))
+        }
+        Backend::Node(_) => None,
+    };
     match &arguments.command {
         SecretCommand::Set { name } => {
             let value = read_value(name, context)?;
-            secrets.set(name, &value).map_err(told)?;
-        }
-        SecretCommand::Rm { name } => secrets.remove(name).map_err(told)?,
-        SecretCommand::Ls => {
-            let list = secrets.list().map_err(told)?;
-            if output.format == Format::Json {
-                for secret in &list {
-                    output.json(&Listed {
-                        name: &secret.name,
-                        updated_at: secret.updated_at,
-                    })?;
+            match &direct {
+                Some(secrets) => secrets.set(name, &value).map_err(told)?,
+                None => {
+                    let request = v1::SetSecretRequest {
+                        name: name.clone(),
+                        value: value.as_bytes().to_vec(),
+                    };
+                    asked(&session, async |client| client.secrets().set(request).await)?;
                 }
-                return Ok(Outcome::Done);
             }
-            let rows: Vec<[String; 2]> = list
-                .iter()
-                .map(|secret| [secret.name.clone(), shown_time(secret.updated_at)])
-                .collect();
-            output.table([("NAME", Align::Left), ("SET", Align::Left)], &rows)?;
+        }
+        SecretCommand::Rm { name } => match &direct {
+            Some(secrets) => secrets.remove(name).map_err(told)?,
+            None => {
+                let request = v1::SecretName { name: name.clone() };
+                asked(&session, async |client| {
+                    client.secrets().remove(request).await
+                })?;
+            }
+        },
+        SecretCommand::Ls => {
+            let list: Vec<(String, knarr_core::Timestamp)> = match &direct {
+                Some(secrets) => {
+                    let list = secrets.list().map_err(told)?.into_iter();
+                    list.map(|secret| (secret.name, secret.updated_at))
+                        .collect()
+                }
+                None => {
+                    let request = v1::ListSecretsRequest {};
+                    let listed = asked(&session, async |client| {
+                        client.secrets().list(request).await
+                    })?;
+                    let list = listed.secrets.into_iter();
+                    list.map(|secret| (secret.name, timestamp(secret.updated_at)))
+                        .collect()
+                }
+            };
+            print(&list, output)?;
         }
     }
     Ok(Outcome::Done)
+}
+
+/// Asks the node.
+fn asked<T>(
+    session: &Session,
+    call: impl AsyncFnOnce(Client) -> Result<tonic::Response<T>, tonic::Status>,
+) -> Result<T, CommandError> {
+    let answer = session.runtime.block_on(call(session.node()?));
+    Ok(answer.map_err(backend::told)?.into_inner())
+}
+
+fn print(
+    list: &[(String, knarr_core::Timestamp)],
+    output: &mut Output,
+) -> Result<(), CommandError> {
+    if output.format == Format::Json {
+        for (name, updated_at) in list {
+            let updated_at = *updated_at;
+            output.json(&Listed { name, updated_at })?;
+        }
+        return Ok(());
+    }
+    let rows: Vec<[String; 2]> = list
+        .iter()
+        .map(|(name, updated_at)| [name.clone(), shown_time(*updated_at)])
+        .collect();
+    Ok(output.table([("NAME", Align::Left), ("SET", Align::Left)], &rows)?)
 }
 
 fn read_value(name: &str, context: &Context) -> Result<SecretValue, CommandError> {

@@ -1,34 +1,47 @@
-//! `sftp-server`: one SFTP client on the standard streams, in the place of OpenSSH's own program.
+//! `sftp-server`: the own SFTP server of the configuration, or one client on the standard streams, in the place of
+//! OpenSSH's own program.
+
+pub(crate) mod log;
+pub(crate) mod node;
+mod password;
+pub(crate) mod uploads;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use knarr_core::path::printable;
-use knarr_remote::serve::{
+use knarr_serve::files::{
     Event, Flush, LocalFiles, LocalOptions, Observer, Operation, Operations, Permissions, Policy,
     Reach, ServeOptions, Uploads, serve_stdio,
 };
 
+use crate::cli::context::Context;
 use crate::command_error::{CommandError, CommandResult, Outcome};
+use crate::output::Output;
 
-/// Serve SFTP to the client on standard input and output: a subsystem for sshd
+/// Serve SFTP to the users of the configuration, or to one client
 ///
-/// In sshd_config: `Subsystem sftp /usr/bin/knarr sftp-server --stdio --root /srv/partner --staged`. Without --root
-/// it serves what its user can reach, like OpenSSH's sftp-server, whose short options it takes.
+/// Without --stdio it serves the section `sftp_server` of the configuration until SIGTERM, as `knarr run` does beside its
+/// jobs. With --stdio it serves one client on standard input and output, as a subsystem of sshd does. In sshd_config: `Subsystem sftp /usr/bin/knarr sftp-server --stdio --root
+/// /srv/partner --staged`. Without --root that serves what its user can reach, like OpenSSH's sftp-server, whose short
+/// options it takes.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  sftp -D 'knarr sftp-server --stdio'\n  knarr sftp-server --stdio --root /srv/in --staged --sync"
+    args_conflicts_with_subcommands = true,
+    after_help = "Examples:\n  knarr sftp-server\n  knarr sftp-server hash-password\n  sftp -D 'knarr sftp-server --stdio'\n  knarr sftp-server --stdio --root /srv/in --staged --sync"
 )]
 pub(crate) struct SftpServerArguments {
+    #[command(subcommand)]
+    command: Option<SftpServerCommand>,
     /// Speak on standard input and output
-    #[arg(long, required = true)]
+    #[arg(long)]
     stdio: bool,
     /// Keep the client inside this directory, which is `/` to it
-    #[arg(long, value_name = "DIRECTORY")]
+    #[arg(long, requires = "stdio", value_name = "DIRECTORY")]
     root: Option<PathBuf>,
     /// Let nothing be changed
-    #[arg(short = 'R', long)]
+    #[arg(short = 'R', long, requires = "stdio")]
     read_only: bool,
     /// Write an upload under a hidden name, and give it its own when it is closed
     #[arg(long, requires = "root")]
@@ -37,16 +50,34 @@ pub(crate) struct SftpServerArguments {
     #[arg(long, requires = "staged")]
     sync: bool,
     /// Start in this directory
-    #[arg(short = 'd', long, value_name = "DIRECTORY", conflicts_with = "root")]
+    #[arg(
+        short = 'd',
+        long,
+        requires = "stdio",
+        value_name = "DIRECTORY",
+        conflicts_with = "root"
+    )]
     start: Option<PathBuf>,
     /// Take only these requests, separated by commas (open, read, write, ...)
-    #[arg(short = 'p', long, value_name = "REQUESTS", value_delimiter = ',')]
+    #[arg(
+        short = 'p',
+        long,
+        requires = "stdio",
+        value_name = "REQUESTS",
+        value_delimiter = ','
+    )]
     allow: Vec<String>,
     /// Refuse these requests
-    #[arg(short = 'P', long, value_name = "REQUESTS", value_delimiter = ',')]
+    #[arg(
+        short = 'P',
+        long,
+        requires = "stdio",
+        value_name = "REQUESTS",
+        value_delimiter = ','
+    )]
     deny: Vec<String>,
     /// Permission bits, in octal, that new files do not get
-    #[arg(short = 'u', long, value_name = "MASK", value_parser = octal)]
+    #[arg(short = 'u', long, requires = "stdio", value_name = "MASK", value_parser = octal)]
     umask: Option<u32>,
     /// Taken and ignored, as OpenSSH's has it: logs go to standard error by themselves
     #[arg(short = 'e', hide = true)]
@@ -59,6 +90,12 @@ pub(crate) struct SftpServerArguments {
     log_facility: Option<String>,
 }
 
+#[derive(Debug, Subcommand)]
+enum SftpServerCommand {
+    /// Print what stands in the configuration as `password_hash`, for a password from a prompt or stdin
+    HashPassword,
+}
+
 fn octal(text: &str) -> Result<u32, String> {
     u32::from_str_radix(text, 8)
         .ok()
@@ -66,7 +103,17 @@ fn octal(text: &str) -> Result<u32, String> {
         .ok_or_else(|| "an octal number up to 777 is wanted".to_owned())
 }
 
-pub(crate) fn run(arguments: &SftpServerArguments) -> CommandResult {
+pub(crate) fn run(
+    arguments: &SftpServerArguments,
+    context: &Context,
+    output: &mut Output,
+) -> CommandResult {
+    if let Some(SftpServerCommand::HashPassword) = &arguments.command {
+        return password::run(context, output);
+    }
+    if !arguments.stdio {
+        return node::run(context);
+    }
     if let Some(mask) = arguments.umask {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(mask));
     }

@@ -5,11 +5,17 @@ use tokio_util::sync::CancellationToken;
 
 /// Cancels `cancel` on the first SIGINT, SIGTERM or SIGHUP. Needs a runtime.
 pub(crate) fn on_signals(cancel: &CancellationToken) {
-    for kind in [
-        SignalKind::interrupt(),
-        SignalKind::terminate(),
-        SignalKind::hangup(),
-    ] {
+    on_termination(cancel);
+    on(cancel, &[SignalKind::hangup()]);
+}
+
+/// The same, but SIGHUP is for something else. Needs a runtime.
+pub(crate) fn on_termination(cancel: &CancellationToken) {
+    on(cancel, &[SignalKind::interrupt(), SignalKind::terminate()]);
+}
+
+fn on(cancel: &CancellationToken, kinds: &[SignalKind]) {
+    for &kind in kinds {
         let Ok(mut signals) = signal(kind) else {
             tracing::warn!("a signal cannot be listened to; stopping it will cut transfers off");
             continue;

@@ -6,10 +6,9 @@ pub(crate) use story::shown_duration;
 
 use clap::Args;
 use knarr_core::RelPath;
-use knarr_store::Store;
-use knarr_store::custody::ChainedRecord;
-use knarr_store::history::TracePath;
+use knarr_node::{query, record_of, v1};
 
+use crate::cli::backend::{Fresh, Session};
 use crate::cli::context::Context;
 use crate::command_error::{CommandError, CommandResult, Outcome};
 use crate::output::{Format, Output};
@@ -34,8 +33,15 @@ pub(crate) fn run(
     context: &Context,
     output: &mut Output,
 ) -> CommandResult {
-    let store = context.existing_store()?;
-    let records = find(&store, context, arguments)?;
+    let session = Session::open(context, Fresh::Refuse)?;
+    let request = request(context, arguments);
+    let asked = request.clone();
+    let reply = session.ask(
+        async |client| Ok(client.history().trace(asked).await?.into_inner()),
+        |store| query::trace(store, &request),
+    )?;
+    let records = reply.records.into_iter().map(record_of);
+    let records: Vec<_> = records.collect::<Result<_, _>>()?;
     if records.is_empty() {
         let path = knarr_core::path::printable(arguments.path.as_bytes()).to_string();
         return Err(
@@ -54,44 +60,20 @@ pub(crate) fn run(
     Ok(Outcome::Done)
 }
 
-/// The records of the path: exactly this one, or if there is none, those that end with it.
-fn find(
-    store: &Store,
-    context: &Context,
-    arguments: &TraceArguments,
-) -> Result<Vec<ChainedRecord>, CommandError> {
+/// A path on this machine, of which what is left below a known source is tried first; then as it was
+/// written: exactly this one, or if there is none, those that end with it.
+fn request(context: &Context, arguments: &TraceArguments) -> v1::TraceRequest {
     let written = arguments.path.as_str();
-    let mut candidates = Vec::new();
-    let mut add = |text: &str| {
-        let text = text.trim_matches('/');
-        let text = text.strip_prefix("./").unwrap_or(text);
-        if let Ok(path) = RelPath::new(text.as_bytes()) {
-            candidates.push(path);
-        }
-    };
-    // A path on this machine: what is left of it below a source or destination that is known.
     let absolute = context.environment.absolute(std::path::Path::new(written));
-    for pair in store.read(|reader| reader.pairs())? {
-        let root = std::path::Path::new(&pair.known_as.source);
-        if root.is_absolute()
-            && let Ok(below) = absolute.strip_prefix(root)
-        {
-            add(&below.to_string_lossy());
-        }
-    }
-    add(written);
-    for path in &candidates {
-        let exact = TracePath::Exact(path.clone());
-        let records = store.read(|reader| reader.trace(&exact, arguments.limit))?;
-        if !records.is_empty() {
-            return Ok(records);
-        }
-    }
-    match candidates.pop() {
-        Some(path) => {
-            let ending = TracePath::EndsWith(path);
-            Ok(store.read(|reader| reader.trace(&ending, arguments.limit))?)
-        }
-        None => Ok(Vec::new()),
+    let text = written.trim_matches('/');
+    let text = text.strip_prefix("./").unwrap_or(text);
+    let path = RelPath::new(text.as_bytes()).ok();
+    v1::TraceRequest {
+        paths: path
+            .into_iter()
+            .map(|path| path.as_bytes().to_vec())
+            .collect(),
+        absolute: absolute.as_os_str().as_encoded_bytes().to_vec(),
+        limit: u32::try_from(arguments.limit).unwrap_or(u32::MAX),
     }
 }

@@ -2,8 +2,13 @@
 
 mod conditions;
 mod endpoints;
+mod http;
 mod schedule;
+mod sftp_server;
 mod steps;
+mod telling;
+
+pub(super) use schedule::wrong_followers;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -18,6 +23,7 @@ use knarr_core::template::Template;
 use knarr_core::units::{ByteSize, Span};
 use knarr_core::{RelPath, path::PathError};
 
+use crate::config::network::Origin;
 use crate::config::node::{Key, Node, Value};
 use crate::config::problem::Problem;
 use crate::config::read::{At, Many, read};
@@ -27,7 +33,14 @@ use crate::config::{Bases, loops};
 use crate::environment::normal;
 use crate::suggest;
 
-const SECTIONS: [&str; 3] = ["node", "endpoints", "jobs"];
+const SECTIONS: [&str; 6] = [
+    "node",
+    "endpoints",
+    "targets",
+    "alerts",
+    "jobs",
+    "sftp_server",
+];
 /// How often a directory is looked at that cannot be watched.
 const POLL: Duration = Duration::from_secs(30);
 const HOUR: Duration = Duration::from_secs(3_600);
@@ -43,11 +56,7 @@ const LEAST_RESCAN: Duration = Duration::from_secs(1);
 /// All problems.
 pub(super) fn check(text: &str, bases: Bases<'_>) -> Result<Config, Vec<Problem>> {
     let root = Node::parse(text).map_err(|problem| vec![*problem])?;
-    let mut checker = Checker {
-        bases,
-        problems: Vec::new(),
-        endpoint_names: Vec::new(),
-    };
+    let mut checker = Checker::new(bases, Origin::File);
     let config = checker.config(&root);
     if checker.problems.is_empty() {
         Ok(config)
@@ -56,25 +65,41 @@ pub(super) fn check(text: &str, bases: Bases<'_>) -> Result<Config, Vec<Problem>
     }
 }
 
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     bases: Bases<'a>,
-    problems: Vec<Problem>,
+    pub(super) problems: Vec<Problem>,
     /// Also of those that are wrong, so that one error does not cause others.
-    endpoint_names: Vec<String>,
+    pub(super) endpoint_names: Vec<String>,
+    job_names: Vec<String>,
+    telling: telling::Telling,
+    origin: Origin,
 }
 
 /// The job's name and the places of its parts, for messages.
 #[derive(Clone, Copy)]
-struct Place<'a>(&'a str);
+pub(super) struct Place<'a>(pub(super) &'a str);
 
 impl Place<'_> {
-    fn of(self, name: &str) -> String {
+    pub(super) fn of(self, name: &str) -> String {
         format!("{}.{name}", self.0)
     }
 }
 
+impl<'a> Checker<'a> {
+    pub(super) const fn new(bases: Bases<'a>, origin: Origin) -> Self {
+        Self {
+            bases,
+            problems: Vec::new(),
+            endpoint_names: Vec::new(),
+            job_names: Vec::new(),
+            telling: telling::Telling::EMPTY,
+            origin,
+        }
+    }
+}
+
 impl Checker<'_> {
-    fn problem(
+    pub(super) fn problem(
         &mut self,
         place: impl Into<String>,
         span: &Range<usize>,
@@ -84,7 +109,13 @@ impl Checker<'_> {
             .push(Problem::new(message).in_place(place).at(Some(span.clone())));
     }
 
-    fn helped(&mut self, place: String, span: &Range<usize>, message: String, help: &str) {
+    pub(super) fn helped(
+        &mut self,
+        place: String,
+        span: &Range<usize>,
+        message: String,
+        help: &str,
+    ) {
         self.problems.push(
             Problem::new(message)
                 .in_place(place)
@@ -94,7 +125,7 @@ impl Checker<'_> {
     }
 
     /// Keeps what worked, and the problem of what did not.
-    fn keep<T>(&mut self, result: Result<T, Box<Problem>>) -> Option<T> {
+    pub(super) fn keep<T>(&mut self, result: Result<T, Box<Problem>>) -> Option<T> {
         result.map_err(|problem| self.problems.push(*problem)).ok()
     }
 
@@ -125,6 +156,7 @@ impl Checker<'_> {
         {
             let node = node.unwrap_or_default();
             config.node_name = node.name;
+            self.http(node.http.as_ref(), &mut config);
             config.state = node.state.map(|state| self.path(&state));
             if let Some(kept) = node.keep_unfinished {
                 if kept.value.0 < LEAST_KEPT {
@@ -133,6 +165,12 @@ impl Checker<'_> {
                 }
                 config.keep_unfinished = Some(kept.value.0);
             }
+            config.log = node.log.map(|log| self.log(&log)).unwrap_or_default();
+            config.metrics = node.metrics.and_then(|metrics| self.metrics(&metrics));
+            config.retention = node
+                .retention
+                .map(|retention| self.retention(&retention))
+                .unwrap_or_default();
         }
         let endpoints = self.section(root, "endpoints");
         self.endpoint_names = endpoints
@@ -141,25 +179,41 @@ impl Checker<'_> {
             .collect();
         for (key, node) in endpoints {
             self.name_of("endpoint", "endpoints", key);
+            let place = format!("endpoints.{}", key.name);
+            config.written.insert(place, node.json());
             if let Some(endpoint) = self.endpoint(key, node) {
                 config.endpoints.insert(key.name.clone(), endpoint);
             }
         }
+        self.targets(root, &mut config);
+        let jobs = self.section(root, "jobs");
+        self.job_names = jobs.iter().map(|(key, _node)| key.name.clone()).collect();
+        self.alerts(root, &mut config);
         let (mut positions, mut followers) = (BTreeMap::new(), BTreeMap::new());
-        for (key, node) in self.section(root, "jobs") {
+        let mut uploaders = Vec::new();
+        for (key, node) in jobs {
             self.name_of("job", "jobs", key);
             let place = format!("jobs.{}", key.name);
             if let Some(shape) = self.keep(read::<JobShape>(node, &place, &key.span)) {
                 positions.insert(key.name.clone(), shape.to.span.clone());
+                for user in &shape.after_upload.0 {
+                    uploaders.push((key.name.clone(), user.span.clone()));
+                }
                 if let Some(before) = &shape.after_job {
                     followers.insert(key.name.clone(), before.span.clone());
                 }
+                config
+                    .rules
+                    .extend(self.job_rules(key, node, Place(&place)));
+                config.written.insert(place.clone(), node.json());
                 if let Some(job) = self.job(key, shape, Place(&place)) {
                     config.jobs.insert(key.name.clone(), job);
                 }
             }
         }
-        for (job, problem) in schedule::wrong_followers(&config.jobs) {
+        config.sftp_server = self.sftp_server(root);
+        self.uploaders(&config, &uploaders);
+        for (job, problem) in wrong_followers(&config.jobs) {
             self.problems.push(problem.at(followers.get(&job).cloned()));
         }
         for (job, message) in loops::find(&config) {
@@ -174,7 +228,7 @@ impl Checker<'_> {
         config
     }
 
-    fn section<'n>(&mut self, root: &'n Node, name: &str) -> &'n [(Key, Node)] {
+    pub(super) fn section<'n>(&mut self, root: &'n Node, name: &str) -> &'n [(Key, Node)] {
         match root.get(name) {
             Some((
                 _key,
@@ -198,7 +252,7 @@ impl Checker<'_> {
         }
     }
 
-    fn name_of(&mut self, noun: &str, section: &str, key: &Key) {
+    pub(super) fn name_of(&mut self, noun: &str, section: &str, key: &Key) {
         let valid = key.name.len() >= 2
             && key.name.len() <= 64
             && key.name.starts_with(|c: char| c.is_ascii_alphanumeric())
@@ -211,7 +265,8 @@ impl Checker<'_> {
                 section.to_owned(),
                 &key.span,
                 format!("`{}` cannot be the name of an {noun}", key.name)
-                    .replace("an job", "a job"),
+                    .replace("an job", "a job")
+                    .replace("an target", "a target"),
                 "use 2 to 64 letters, digits, `-`, `_` and `.`, and begin with a letter or digit",
             );
         }
@@ -225,7 +280,7 @@ impl Checker<'_> {
         Some(value.value.0)
     }
 
-    fn job(&mut self, key: &Key, shape: JobShape, place: Place<'_>) -> Option<Job> {
+    pub(super) fn job(&mut self, key: &Key, shape: JobShape, place: Place<'_>) -> Option<Job> {
         let watch = self.watch(&shape.watch, place);
         let from = self.from(&shape, key, place);
         let time_zone = match &shape.timezone {
@@ -274,20 +329,36 @@ impl Checker<'_> {
         };
         let drift = pause(shape.verify_destination.as_ref(), usual_drift);
         let schedules = self.schedules(&shape, &time_zone, place);
+        let hooks = self.hooks(&shape, place);
         let meant = meant?;
+        let mut settle = shape.matching.settle.map(|span| span.0);
+        let after_upload: Vec<String> = shape
+            .after_upload
+            .0
+            .iter()
+            .map(|user| user.value.clone())
+            .collect();
+        if !after_upload.is_empty() {
+            // The server gives a name to what is complete only.
+            settle = settle.or(Some(Duration::ZERO));
+        }
         Some(Job {
             name: key.name.clone(),
             watch,
             from,
             schedules,
             after_job: shape.after_job.map(|job| job.value),
+            after_upload,
+            hooks,
+            http_token: shape.http_token,
+            origin: self.origin,
             filter: meant.filter,
             matching: meant.matching,
             choice: meant.choice,
             conditions: meant.conditions,
             checks: meant.checks,
             temporary: shape.matching.temporary.unwrap_or_default(),
-            settle: shape.matching.settle.map(|span| span.0),
+            settle,
             steps: shape.steps.value,
             key_files,
             to: to?,

@@ -1,6 +1,6 @@
 //! Finds jobs that would deliver into what they watch, directly or through one another.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use knarr_core::location::Location;
@@ -40,6 +40,36 @@ pub(super) fn find(config: &Config) -> Vec<(String, String)> {
         }
     }
     found
+}
+
+/// What to tell of one job, if it leads back to itself.
+pub(super) fn find_from(config: &Config, name: &str) -> Option<String> {
+    let (mut visited, mut to_visit) = (BTreeSet::new(), vec![name]);
+    while let Some(at) = to_visit.pop() {
+        let Some(to) = config
+            .jobs
+            .get(at)
+            .and_then(|job| local_destination(config, job))
+        else {
+            continue;
+        };
+        for (other, watching) in &config.jobs {
+            if !watching.watch.iter().any(|watched| overlap(&to, watched)) {
+                continue;
+            }
+            if other == name {
+                return Some(if at == name {
+                    format!("it would deliver into what it watches: {}", to.display())
+                } else {
+                    format!("its files come back to it from `{at}`")
+                });
+            }
+            if visited.insert(other.as_str()) {
+                to_visit.push(other);
+            }
+        }
+    }
+    None
 }
 
 /// The jobs on a way from `start` to itself, `start` first.

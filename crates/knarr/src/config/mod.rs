@@ -10,6 +10,7 @@
 mod check;
 pub(crate) mod find;
 mod loops;
+pub(crate) mod network;
 mod node;
 mod problem;
 mod read;
@@ -21,8 +22,9 @@ use std::path::Path;
 pub(crate) use problem::ProblemData;
 pub use problem::{Colour, ConfigProblems};
 pub use resolved::{
-    Config, Destination, Endpoint, EndpointKind, Job, Limits, ObjectSettings, SecretSource,
-    SftpSettings, TemporaryFiles,
+    Config, Destination, Endpoint, EndpointKind, Hooks, Job, Limits, LogFormat, LogSettings,
+    Metrics, ObjectSettings, Retention, SecretSource, ServedMount, ServedUser, SftpServer,
+    SftpSettings, TemporaryFiles, UserPassword,
 };
 
 /// What paths in a configuration are relative to.

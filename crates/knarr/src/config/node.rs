@@ -48,6 +48,30 @@ pub(super) enum Value {
 }
 
 impl Node {
+    /// The same as JSON, with the keys in order; for comparing and keeping.
+    pub(super) fn json(&self) -> String {
+        self.as_json().to_string()
+    }
+
+    fn as_json(&self) -> serde_json::Value {
+        use serde_json::Value as Json;
+        match &self.value {
+            Value::Null => Json::Null,
+            Value::Boolean(value) => Json::from(*value),
+            Value::Unsigned(value) => Json::from(*value),
+            Value::Signed(value) => Json::from(*value),
+            Value::Float(value) => Json::from(*value),
+            Value::Text(text) => Json::from(text.as_str()),
+            Value::List(nodes) => nodes.iter().map(Self::as_json).collect(),
+            Value::Map(entries) => {
+                let entries = entries.iter();
+                entries
+                    .map(|(key, node)| (key.name.clone(), node.as_json()))
+                    .collect()
+            }
+        }
+    }
+
     /// Reads a document.
     ///
     /// # Errors

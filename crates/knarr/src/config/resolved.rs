@@ -1,10 +1,12 @@
 //! The configuration as it is meant: checked, complete, with absolute paths.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use knarr_core::alert::Rule;
 use knarr_core::filter::Filter;
 use knarr_core::job::{After, Deletes, Verify};
 use knarr_core::location::{Location, ObjectStoreKind};
@@ -14,10 +16,17 @@ use knarr_core::retry::RetryPolicy;
 use knarr_core::schedule::Schedule;
 use knarr_core::template::Template;
 use knarr_engine::FileChecks;
+use knarr_engine::announce::BeforeShape;
 use knarr_engine::conditions::{Choice, Conditions};
+use knarr_engine::outbox::shape::TargetShape;
 use knarr_steps::StepSpec;
 
-pub use crate::config::shape::{SecretSource, TemporaryFiles};
+use crate::config::network::Origin;
+pub use crate::config::shape::{LogFormat, SecretSource, TemporaryFiles};
+
+mod sftp_server;
+
+pub use sftp_server::{ServedMount, ServedUser, SftpServer, UserPassword};
 
 /// A whole configuration.
 #[derive(Debug, Clone, Default)]
@@ -30,10 +39,77 @@ pub struct Config {
     pub state: Option<PathBuf>,
     /// How long what an interrupted transfer left is kept; nothing for the usual time.
     pub keep_unfinished: Option<Duration>,
+    /// Where `knarr run` logs, besides standard error.
+    pub log: LogSettings,
+    /// Where metrics are served.
+    pub metrics: Option<Metrics>,
+    /// How long what happened is kept.
+    pub retention: Retention,
+    /// Who is told, and what is done, by name; with absolute paths.
+    pub targets: BTreeMap<String, TargetShape>,
+    /// The alert rules, those of jobs too.
+    pub rules: Vec<Rule>,
+    /// Where the node listens for calls over HTTP, if it does.
+    pub http_listen: Option<SocketAddr>,
+    /// What the file says of each job and each endpoint, as JSON, by its place (`jobs.invoices`).
+    pub(crate) written: BTreeMap<String, String>,
     /// The endpoints by name.
     pub endpoints: BTreeMap<String, Endpoint>,
     /// The jobs by name.
     pub jobs: BTreeMap<String, Job>,
+    /// The own SFTP server, if there is one.
+    pub sftp_server: Option<SftpServer>,
+}
+
+/// A log file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSettings {
+    /// The file, if there is to be one; absolute.
+    pub file: Option<PathBuf>,
+    /// When it is this long, in bytes, a new one is begun.
+    pub max_bytes: u64,
+    /// How many older files are kept.
+    pub keep: u32,
+    /// How its lines are written.
+    pub format: LogFormat,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        Self {
+            file: None,
+            max_bytes: 64 << 20,
+            keep: 5,
+            format: LogFormat::default(),
+        }
+    }
+}
+
+/// Where metrics are served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metrics {
+    /// The address and port.
+    pub listen: SocketAddr,
+}
+
+/// How long what happened is kept; nothing is for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Retention {
+    /// Runs and custody records.
+    pub history: Option<Duration>,
+    /// Events that nobody who follows them took.
+    pub events: Option<Duration>,
+}
+
+/// What is done before a run, and who is told of files and runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hooks {
+    /// What has to succeed before a run looks at its source. Only the local file may name commands here.
+    pub before: Vec<BeforeShape>,
+    /// Targets that are told of each file that was delivered.
+    pub after_file: Vec<String>,
+    /// Targets that are told of each run that ended.
+    pub after_run: Vec<String>,
 }
 
 /// A place: its kind and how to reach it.
@@ -161,6 +237,14 @@ pub struct Job {
     pub schedules: Vec<Schedule>,
     /// After which job it runs.
     pub after_job: Option<String>,
+    /// After uploads of which users of the own SFTP server it runs.
+    pub after_upload: Vec<String>,
+    /// What is done before a run, and who is told of files and runs.
+    pub hooks: Hooks,
+    /// With what somebody who calls its URL proves that he may.
+    pub http_token: Option<SecretSource>,
+    /// Who wrote it.
+    pub(crate) origin: Origin,
     /// Which files are meant, with the temporary names left out as `temporary` says.
     pub filter: Filter,
     /// Which files are meant by a run, where that depends on when it begins.

@@ -11,6 +11,8 @@ use knarr_core::job::{After, Deletes, Verify};
 use knarr_core::plan::{IfExists, SymlinkPolicy};
 use knarr_core::schedule::{Missed, Overlap};
 use knarr_core::units::{ByteSize, Span};
+use knarr_engine::announce::BeforeShape;
+use knarr_engine::outbox::shape::{RuleShape, TargetShape};
 use knarr_steps::StepSpec;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -18,6 +20,13 @@ use serde::{Deserialize, Serialize};
 
 pub(super) use self::checks::{CheckShape, HoursShape, ScanShape};
 use crate::config::read::{At, Many, SECRET};
+
+mod sftp_server;
+
+pub(super) use sftp_server::{
+    GivenPermissions, PermissionName, PermissionSet, RequireShape, ServerLimitsShape,
+    ServerUserShape, SftpServerShape,
+};
 
 /// The configuration of Knarr, `knarr.yaml`.
 #[derive(Debug, JsonSchema)]
@@ -31,8 +40,14 @@ pub(super) struct ConfigShape {
     pub(super) node: Option<NodeShape>,
     /// The places that jobs and commands name as `endpoint:path`.
     pub(super) endpoints: Option<BTreeMap<String, EndpointShape>>,
+    /// Who is told, and what is done, by name.
+    pub(super) targets: Option<BTreeMap<String, TargetShape>>,
+    /// When somebody is told, by name.
+    pub(super) alerts: Option<BTreeMap<String, RuleShape>>,
     /// What `knarr run` does.
     pub(super) jobs: Option<BTreeMap<String, JobShape>>,
+    /// The own SFTP server, for `knarr run` and `knarr sftp-server`.
+    pub(super) sftp_server: Option<SftpServerShape>,
 }
 
 /// This node.
@@ -47,6 +62,82 @@ pub(super) struct NodeShape {
     /// How long what an interrupted transfer left (staged files, unfinished multipart uploads) is kept to
     /// go on from; 7d by default.
     pub(super) keep_unfinished: Option<At<Span>>,
+    /// Where `knarr run` logs, besides standard error.
+    pub(super) log: Option<LogShape>,
+    /// Metrics for Prometheus.
+    pub(super) metrics: Option<MetricsShape>,
+    /// How long what happened is kept.
+    pub(super) retention: Option<RetentionShape>,
+    /// Where to listen for calls over HTTP that run jobs; nowhere by default.
+    pub(super) http: Option<HttpShape>,
+}
+
+/// A log file.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LogShape {
+    /// The file; none by default.
+    pub(super) file: Option<At<String>>,
+    /// When it is this long it is called `FILE.1`, and a new one is begun; 64MiB by default.
+    pub(super) max_size: Option<At<ByteSize>>,
+    /// How many older files are kept; 5 by default.
+    #[schemars(range(max = 1000))]
+    pub(super) keep: Option<At<u32>>,
+    /// How its lines are written; `json` by default.
+    pub(super) format: Option<LogFormat>,
+}
+
+/// How lines of a log are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// For people.
+    Text,
+}
+
+/// Metrics for Prometheus.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct MetricsShape {
+    /// The address and port that they are served on, such as 127.0.0.1:9464.
+    pub(super) listen: At<String>,
+}
+
+/// How long what happened is kept.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RetentionShape {
+    /// Runs and custody records, such as 400d; for ever by default.
+    pub(super) history: Option<At<Span>>,
+    /// Events that a target `postgres` did not take, such as 30d; until it takes them by default.
+    pub(super) events: Option<At<Span>>,
+}
+
+/// What is done before a run, and who is told of files and runs.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HooksShape {
+    /// What has to succeed before a run looks at its source.
+    #[serde(default)]
+    pub(super) before: Many<At<BeforeShape>>,
+    /// Targets that are told of each file that was delivered, once that is on record.
+    #[serde(default)]
+    pub(super) after_file: Many<At<String>>,
+    /// Targets that are told of each run that ended.
+    #[serde(default)]
+    pub(super) after_run: Many<At<String>>,
+}
+
+/// Where to listen for calls over HTTP that run jobs, see `http_token` of a job.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HttpShape {
+    /// The address and the port, such as 127.0.0.1:8080. Without TLS: other than on this machine, put a
+    /// server with TLS before it.
+    pub(super) listen: At<String>,
 }
 
 /// A place: its kind and how to reach it.
@@ -232,6 +323,12 @@ pub(super) struct JobShape {
     pub(super) schedule: Many<At<ScheduleShape>>,
     /// The job runs whenever this one has run, and all of that went well.
     pub(super) after_job: Option<At<String>>,
+    /// With this token, `POST /v1/jobs/NAME/run` on the address of `node.http` runs the job.
+    pub(super) http_token: Option<SecretSource>,
+    /// The job runs whenever one of these users of `sftp_server` has uploaded something. Without `settle`, what
+    /// was uploaded is taken at once: it has its name only when it is complete.
+    #[serde(default)]
+    pub(super) after_upload: Many<At<String>>,
     /// Which files are meant, and when they are complete.
     #[serde(default, rename = "match")]
     pub(super) matching: MatchShape,
@@ -273,6 +370,16 @@ pub(super) struct JobShape {
     /// changed there is delivered again, as `if_exists` says. 0s is never, and the default; with
     /// `deletes: mirror` it is 1d.
     pub(super) verify_destination: Option<At<Span>>,
+    /// What is done before a run, and who is told of files and runs.
+    #[serde(default)]
+    pub(super) hooks: HooksShape,
+    /// Alert rules about this job: as under `alerts`, without `about`.
+    #[serde(default)]
+    #[expect(
+        dead_code,
+        reason = "read one by one, so that one error does not hide others"
+    )]
+    pub(super) alert: Many<RuleShape>,
     /// The time zone of dates in `to`, such as Europe/Berlin; the machine's by default.
     pub(super) timezone: Option<At<String>>,
 }

@@ -155,7 +155,7 @@ const WRONG: &[(&str, &str)] = &[
     ("jobs: []", "jobs: a map of names is expected, not a list"),
     (
         "- a\n",
-        "a map of node, endpoints, jobs is expected, not a list",
+        "a map of node, endpoints, targets, alerts, jobs, sftp_server is expected, not a list",
     ),
     (
         "node: { name: 7 }",

@@ -6,7 +6,7 @@
 
 mod disk;
 mod kill;
-mod machine;
+pub(crate) mod machine;
 mod memory;
 mod names;
 mod network;

@@ -23,6 +23,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, NoTls};
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use recorder::Waiting;
 pub use recorder::{Recorder, event_of};
 
 /// The table, the index and the view, as `docs/notifier.md` has them.
@@ -146,6 +147,12 @@ impl fmt::Debug for Notifier {
     }
 }
 
+/// The name under which the notifier of a target follows the events.
+#[must_use]
+pub fn follower_of(target: &str) -> String {
+    format!("{PREFIX}{target}")
+}
+
 /// Forgets the notifiers of targets that are not `configured` any more, so that events are not kept for
 /// them. Called at the start of a node, once its configuration was read.
 ///
@@ -208,7 +215,7 @@ impl Notifier {
             PostgresSecurity::None if is_here => None,
             PostgresSecurity::None => return Err(NotifierError::Plain(host.to_owned())),
         };
-        let follower = format!("{PREFIX}{target}");
+        let follower = follower_of(target);
         let name = follower.clone();
         store
             .transact(move |tx| match tx.event_cursor(&name)? {
@@ -232,6 +239,15 @@ impl Notifier {
     #[must_use]
     pub fn notify(&self) -> Arc<Notify> {
         Arc::clone(&self.notify)
+    }
+
+    /// Connects, and makes the table if it is not there; sends nothing.
+    ///
+    /// # Errors
+    /// If the server does not do that.
+    pub async fn test(&self) -> Result<(), NotifierError> {
+        let session = self.connect().await?;
+        prepare(&session.client).await
     }
 
     /// Sends until cancelled.

@@ -2,7 +2,9 @@
 //!
 //! Constraints: an observer may not block, so what it sees waits in memory, at most [`WAITING`] events,
 //! and is written a few times a second. Progress is at most one event a second a file. What completed or
-//! failed is not written from here but with its record, in one transaction: see [`event_of`].
+//! failed is not written from here but with its record, in one transaction: see [`event_of`]. What was seen
+//! before is written before it, in the same transaction ([`Waiting`]): all is taken from memory on the
+//! store's own thread, so that nothing is written later than what followed it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,9 +12,9 @@ use std::time::Duration;
 
 use knarr_core::record::{Action, CustodyRecord};
 use knarr_core::{Clock, RelPath, Timestamp};
-use knarr_store::Store;
 use knarr_store::events::{FileEvent, NewEvent};
 use knarr_store::runs::RunId;
+use knarr_store::{Store, StoreError, Tx};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +22,8 @@ use crate::observer::{Event, Observer};
 
 /// How many events wait at most; more are counted and left out.
 const WAITING: usize = 50_000;
+/// How many are written in one transaction, but for those that a record takes along.
+const BATCH: usize = 5_000;
 /// How often they are written.
 const PERIOD: Duration = Duration::from_millis(250);
 /// How often the progress of a file is told.
@@ -31,7 +35,39 @@ pub struct Recorder {
     job: String,
     run: Option<RunId>,
     clock: Arc<dyn Clock>,
-    state: Mutex<State>,
+    state: Waiting,
+}
+
+/// What was seen and is not written yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Waiting(Arc<Mutex<State>>);
+
+impl Waiting {
+    /// Writes all of it. Says how much was left out, as too much waited.
+    pub(crate) fn write(&self, tx: &mut Tx<'_>, limit: usize) -> Result<Written, StoreError> {
+        let (events, left_out) = {
+            let mut state = self.lock();
+            let count = state.waiting.len().min(limit);
+            let events: Vec<_> = state.waiting.drain(..count).collect();
+            (events, std::mem::take(&mut state.left_out))
+        };
+        tx.append_events(&events)?;
+        Ok(Written {
+            events: events.len(),
+            left_out,
+        })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What was written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Written {
+    events: usize,
+    left_out: u64,
 }
 
 #[derive(Debug, Default)]
@@ -57,7 +93,7 @@ impl Recorder {
             job: job.to_owned(),
             run,
             clock,
-            state: Mutex::default(),
+            state: Waiting::default(),
         }
     }
 
@@ -65,7 +101,9 @@ impl Recorder {
     pub async fn run(&self, store: &Store, notify: &Notify, cancel: &CancellationToken) {
         loop {
             let last = cancel.is_cancelled();
-            self.write(store, notify).await;
+            if !self.is_idle() {
+                self.write(store, notify).await;
+            }
             if last {
                 return;
             }
@@ -78,29 +116,37 @@ impl Recorder {
 
     /// Writes what it saw so far.
     pub async fn write(&self, store: &Store, notify: &Notify) {
-        let (events, left_out) = {
-            let mut state = self.lock();
-            (
-                std::mem::take(&mut state.waiting),
-                std::mem::take(&mut state.left_out),
-            )
-        };
-        if left_out > 0 {
-            tracing::error!("{left_out} events were not kept: the state directory is too slow");
-        }
-        for batch in events.chunks(5_000) {
-            let batch = batch.to_vec();
-            match store.transact(move |tx| tx.append_events(&batch)).await {
-                Ok(()) => notify.notify_one(),
+        loop {
+            let waiting = self.state.clone();
+            let written = store.transact(move |tx| waiting.write(tx, BATCH)).await;
+            let Written { events, left_out } = match written {
+                Ok(written) => written,
                 Err(error) => {
                     tracing::error!("events were not kept: {}", crate::error::chain(&error));
+                    return;
                 }
+            };
+            if left_out > 0 {
+                tracing::error!("{left_out} events were not kept: the state directory is too slow");
             }
+            if events == 0 {
+                return;
+            }
+            notify.notify_one();
         }
     }
 
+    /// What it saw and did not write yet.
+    pub(crate) fn waiting(&self) -> Waiting {
+        self.state.clone()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.lock().waiting.is_empty()
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock()
     }
 }
 

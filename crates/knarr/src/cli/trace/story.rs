@@ -226,6 +226,7 @@ const fn headline(record: &CustodyRecord) -> (&'static str, Option<Style>, &'sta
         Action::Held => ("!", Some(Style::Warning), "held for approval"),
         Action::Approved => ("✓", Some(Style::Good), "approved"),
         Action::Skipped => ("·", None, "left alone"),
+        Action::Pruned => ("·", None, "older records were removed"),
     }
 }
 

@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use knarr_core::Timestamp;
 use knarr_core::alert::Hours;
 use knarr_core::filter::{Filter, TEMPORARY_NAMES};
-use knarr_core::job::After;
+use knarr_core::job::{After, Deletes};
 use knarr_core::matching::{Matching, Since};
 use knarr_core::moment::Moment;
 use knarr_core::pattern::Pattern;
@@ -60,6 +60,7 @@ impl Checker<'_> {
                 return None;
             }
         };
+        self.what_is_forgotten(shape, &matching, &checks, place);
         let matching = (!matching.is_fixed()).then_some(matching);
         if let (Some(_), None) = (&matching, &shape.from) {
             let message = "dates in patterns, `modified_from`, `modified_until` and `newer_than_last_run` are for \
@@ -74,6 +75,43 @@ impl Checker<'_> {
             conditions,
             checks,
         })
+    }
+
+    /// Refuses what would have files deleted or forgotten because of when a run looks.
+    fn what_is_forgotten(
+        &mut self,
+        shape: &JobShape,
+        matching: &Matching,
+        checks: &FileChecks,
+        place: Place<'_>,
+    ) {
+        let mut globs = matching.include.iter().chain(&matching.exclude);
+        if let Some(deletes) = &shape.deletes
+            && deletes.value == Deletes::Mirror
+            && globs.any(|glob| knarr_core::moment::has_dates(glob))
+        {
+            let message =
+                "`mirror` would delete yesterday's delivery when the dates of the patterns move on";
+            let help = "use `deletes: keep`";
+            self.helped(place.of("deletes"), &deletes.span, message.to_owned(), help);
+        }
+        let puts_off = [
+            ("match.limit", shape.matching.limit.is_some()),
+            ("match.min_age", shape.matching.min_age.is_some()),
+            ("checks.checksum", checks.checksum.is_some()),
+        ];
+        let put_off = puts_off.into_iter().find(|(_, is_given)| *is_given);
+        if let (Since::LastRun, Some((name, _))) = (matching.since, put_off) {
+            let message =
+                format!("`newer_than_last_run` would forget what `{name}` leaves to the next run");
+            let help = "leave one of the two out: what was delivered is remembered anyway";
+            self.helped(
+                place.of("match.newer_than_last_run"),
+                &(0..0),
+                message,
+                help,
+            );
+        }
     }
 
     fn matching(

@@ -6,6 +6,7 @@ use knarr_core::location::ObjectStoreKind;
 use knarr_core::units::ByteSize;
 
 use crate::config::check::{Checker, Place};
+use crate::config::network::Origin;
 use crate::config::node::{Key, Node, Value};
 use crate::config::problem::Problem;
 use crate::config::read::{At, read};
@@ -19,7 +20,7 @@ use crate::suggest;
 const PART_BYTES: RangeInclusive<u64> = 5 << 20..=5 << 30;
 
 impl Checker<'_> {
-    pub(super) fn endpoint(&mut self, key: &Key, node: &Node) -> Option<Endpoint> {
+    pub(in crate::config) fn endpoint(&mut self, key: &Key, node: &Node) -> Option<Endpoint> {
         let place = format!("endpoints.{}", key.name);
         let Some((type_key, type_node)) = node.get("type") else {
             self.helped(
@@ -130,7 +131,11 @@ impl Checker<'_> {
                 .map(|key| self.path(&key.value))
                 .collect(),
             passphrase: shape.passphrase.clone(),
-            agent: shape.agent,
+            // What comes over the network uses no keys of the node.
+            agent: match self.origin {
+                Origin::File => shape.agent,
+                Origin::Network => Some(false),
+            },
             keyboard_interactive: shape.keyboard_interactive.clone(),
             host_keys: shape
                 .host_key

@@ -1,6 +1,7 @@
 //! When a job runs, and where it takes files from.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -11,7 +12,7 @@ use crate::config::check::{Checker, Place};
 use crate::config::node::Key;
 use crate::config::problem::Problem;
 use crate::config::read::At;
-use crate::config::resolved::Job;
+use crate::config::resolved::{Config, Job};
 use crate::config::shape::JobShape;
 use crate::suggest;
 
@@ -19,6 +20,37 @@ use crate::suggest;
 const MOST_JITTER: Duration = Duration::from_secs(86_400);
 
 impl Checker<'_> {
+    /// Whether the users are there for whose uploads jobs wait, each given with its job and place.
+    pub(super) fn uploaders(&mut self, config: &Config, waiting: &[(String, Range<usize>)]) {
+        let users: Vec<&str> = config.sftp_server.as_ref().map_or(Vec::new(), |server| {
+            server
+                .users
+                .iter()
+                .map(|user| user.user.name.as_str())
+                .collect()
+        });
+        for (name, span) in waiting {
+            let Some(job) = config.jobs.get(name) else {
+                continue;
+            };
+            let place = || format!("jobs.{name}.after_upload");
+            if job.from.is_none() {
+                let message = "a job that watches does not wait for uploads".to_owned();
+                let help = "name the directory of the uploads with `from` instead of `watch`";
+                self.helped(place(), span, message, help);
+            }
+            let unknown = job
+                .after_upload
+                .iter()
+                .find(|user| !users.contains(&user.as_str()));
+            if let Some(unknown) = unknown {
+                let message = format!("there is no user `{unknown}` of `sftp_server`");
+                let help = suggest::help(unknown, &users, "known users");
+                self.helped(place(), span, message, &help);
+            }
+        }
+    }
+
     /// Where a job takes files from that does not watch; it has to do one of the two.
     pub(super) fn from(
         &mut self,
@@ -108,7 +140,7 @@ impl Checker<'_> {
 }
 
 /// Jobs that follow one that there is not, or each other in a circle.
-pub(super) fn wrong_followers(jobs: &BTreeMap<String, Job>) -> Vec<(String, Problem)> {
+pub(in crate::config) fn wrong_followers(jobs: &BTreeMap<String, Job>) -> Vec<(String, Problem)> {
     let names: Vec<&str> = jobs.keys().map(String::as_str).collect();
     let mut problems = Vec::new();
     for (name, job) in jobs {

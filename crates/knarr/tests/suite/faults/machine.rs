@@ -68,7 +68,7 @@ fn k7_r13_a_node_with_few_descriptors_delivers_a_burst_in_the_end() {
     );
     let log = fs::File::create(place.path("log")).unwrap();
     let run = place.command(&["run"]);
-    let mut limited = with_few_descriptors(&place, &run, 28);
+    let mut limited = with_few_descriptors(&place, &run, 40);
     limited.stdout(Stdio::null()).stderr(log);
     let node = Running::of(limited.spawn().unwrap());
     for number in 0..40 {
@@ -130,7 +130,7 @@ fn k2_k7_r17_a_source_that_cannot_be_read_to_its_end_fails_alone_and_is_copied_w
 }
 
 /// Where Debian's package libfaketime has its library.
-fn faketime() -> std::path::PathBuf {
+pub(crate) fn faketime() -> std::path::PathBuf {
     let below = fs::read_dir("/usr/lib").unwrap().flatten();
     below
         .map(|entry| entry.path().join("faketime/libfaketimeMT.so.1"))

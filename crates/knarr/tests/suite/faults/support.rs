@@ -51,7 +51,7 @@ pub(crate) fn sftp_endpoint(server: &Sshd, port: u16) -> String {
 }
 
 /// Lines of `knarr.yaml` for an endpoint `bucket` on this server, reached through `url`, with parts of 5 MiB.
-pub(super) fn s3_endpoint(server: &S3sFs, url: &str) -> String {
+pub(crate) fn s3_endpoint(server: &S3sFs, url: &str) -> String {
     format!(
         "  bucket:\n    type: s3\n    bucket: {}\n    endpoint: {url}\n    region: {}\n    path_style: true\n    \
          part_size: 5MiB\n    access_key: {{ env: FAULTS_ACCESS_KEY }}\n    secret_key: {{ env: FAULTS_SECRET_KEY }}\n",
@@ -200,8 +200,18 @@ impl Running {
         began.elapsed()
     }
 
+    /// Sends a signal, for tests elsewhere.
+    pub(crate) fn signal_now(&self, signal: rustix::process::Signal) {
+        self.signal(signal);
+    }
+
+    /// `kill -9`, for tests elsewhere.
+    pub(crate) fn kill_now(self) {
+        self.kill();
+    }
+
     /// `kill -9`.
-    pub(super) fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         if let Some(mut child) = self.0.take() {
             knarr_testkit::kill::kill_tree(&mut child);
         }

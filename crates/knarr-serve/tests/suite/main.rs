@@ -1,0 +1,16 @@
+//! The integration tests of knarr-serve, in one binary.
+#![expect(
+    clippy::unwrap_used,
+    reason = "the helpers of tests panic, as the tests do"
+)]
+
+mod clients;
+mod confined;
+mod gate;
+mod hostile;
+mod login;
+mod places;
+mod protocol;
+mod sessions;
+mod states;
+mod support;

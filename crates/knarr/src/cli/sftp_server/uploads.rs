@@ -1,0 +1,118 @@
+//! Runs jobs when clients of the own SFTP server have uploaded something.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use knarr_engine::node::{Control, ControlError};
+use knarr_engine::pickup::Cause;
+use knarr_serve::event::{ServeEvent, ServeObserver};
+use tokio::sync::Notify;
+
+use crate::cli::sftp_server::log::Logged;
+use crate::config::Config;
+
+/// How often a job that could not begin is asked for again.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// Logs what clients do, and begins the runs that wait for their uploads. However many uploads end meanwhile,
+/// a job is asked for once; a run that is under way then is followed by one more.
+#[derive(Debug)]
+pub(crate) struct Uploads {
+    /// Users, and the job that waits for each of them.
+    waiting: RwLock<Vec<(String, String)>>,
+    asked: Arc<Asked>,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    jobs: Mutex<BTreeSet<String>>,
+    changed: Notify,
+}
+
+impl Uploads {
+    /// For the jobs of a configuration. Ends with the node that `control` belongs to.
+    pub(crate) fn new(config: &Config, control: Control) -> Self {
+        let asked = Arc::new(Asked::default());
+        tokio::spawn(begin(Arc::clone(&asked), control));
+        let uploads = Self {
+            waiting: RwLock::default(),
+            asked,
+        };
+        uploads.replace(config);
+        uploads
+    }
+
+    /// From now on these jobs wait. Each is asked for once: something may have come when nobody waited for it.
+    pub(crate) fn replace(&self, config: &Config) {
+        let waiting = waiting(config);
+        for (_, job) in &waiting {
+            self.ask(job);
+        }
+        *self.waiting.write().unwrap_or_else(PoisonError::into_inner) = waiting;
+    }
+
+    fn ask(&self, job: &str) {
+        let mut asked = self
+            .asked
+            .jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        asked.insert(job.to_owned());
+        self.asked.changed.notify_one();
+    }
+}
+
+impl ServeObserver for Uploads {
+    fn observe(&self, event: &ServeEvent<'_>) {
+        Logged.observe(event);
+        let ServeEvent::Uploaded { user, .. } = event else {
+            return;
+        };
+        let waiting = self.waiting.read().unwrap_or_else(PoisonError::into_inner);
+        let jobs = waiting.iter().filter(|(who, _)| who == user);
+        let mut asked = self
+            .asked
+            .jobs
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        for (_, job) in jobs {
+            asked.insert(job.clone());
+            self.asked.changed.notify_one();
+        }
+    }
+}
+
+fn waiting(config: &Config) -> Vec<(String, String)> {
+    let waits = |job: &crate::config::Job| {
+        let name = job.name.clone();
+        let users = job.after_upload.clone();
+        users.into_iter().map(move |user| (user, name.clone()))
+    };
+    config.jobs.values().flat_map(waits).collect()
+}
+
+async fn begin(asked: Arc<Asked>, control: Control) {
+    loop {
+        tokio::select! {
+            () = asked.changed.notified() => {}
+            () = tokio::time::sleep(AGAIN) => {}
+        }
+        let jobs = std::mem::take(&mut *asked.jobs.lock().unwrap_or_else(PoisonError::into_inner));
+        for job in jobs {
+            match control.trigger(&job, Cause::Upload).await {
+                Ok(()) => {}
+                Err(ControlError::Stopped) => return,
+                Err(error @ (ControlError::Unknown { .. } | ControlError::Watches { .. })) => {
+                    tracing::debug!(job, %error, "nobody waits for the upload any more");
+                }
+                // As a rule it is just being replaced.
+                Err(error) => {
+                    tracing::warn!(job, %error, "an upload came, and no run begins yet");
+                    let mut again = asked.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+                    again.insert(job);
+                }
+            }
+        }
+    }
+}
