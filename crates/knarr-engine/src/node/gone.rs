@@ -4,8 +4,8 @@ use knarr_core::RelPath;
 use knarr_core::entry::{Entry, Kind};
 use knarr_core::job::Deletes;
 use knarr_core::record::Action;
-use knarr_core::tree::Synced;
-use knarr_remote::{ErrorKind, Removal, RenameOptions, Replace};
+use knarr_core::tree::{Synced, TreeItem};
+use knarr_remote::{ErrorKind, ListOptions, Removal, RenameOptions, Replace};
 use knarr_store::dirty::Dirty;
 
 use crate::context::Tally;
@@ -13,6 +13,9 @@ use crate::journal::Change;
 use crate::node::deliver::{Deletions, Delivering, Outcome};
 use crate::observer::Event;
 use crate::put::PutError;
+
+/// The most empty directories in one that are removed with it.
+const EMPTY: usize = 1_000;
 
 impl Delivering {
     /// The source does not have it any more, or it is not meant.
@@ -23,6 +26,9 @@ impl Delivering {
         deletions: Deletions,
     ) -> Result<Outcome, PutError> {
         if dirty.kind == Kind::Directory {
+            if self.job.deletes == Deletes::Mirror {
+                self.remove_empty(&dirty.path).await?;
+            }
             return Ok(Outcome::Rescan(dirty.path.clone()));
         }
         let Some(synced) = synced else {
@@ -167,6 +173,58 @@ impl Delivering {
                 Ok(None)
             }
         }
+    }
+
+    /// A directory that the source has no more, and of which nothing is delivered any more: what was in it went when
+    /// the source still had one of that name. It goes with the empty ones in it.
+    async fn remove_empty(&self, path: &RelPath) -> Result<(), PutError> {
+        let (context, destination) = (&self.context, &self.context.destination);
+        if !self.job.mirrors_paths() || !destination.describe().capabilities.directories {
+            return Ok(());
+        }
+        let there = destination.stat(path).await.map_err(PutError::Remote)?;
+        if there.is_none_or(|there| there.kind != Kind::Directory)
+            || context
+                .journal
+                .has_synced_below(path)
+                .await
+                .map_err(PutError::Engine)?
+        {
+            return Ok(());
+        }
+        let options = ListOptions {
+            below: Some(path.clone()),
+            ..ListOptions::default()
+        };
+        let mut listing = destination.list(options).await.map_err(PutError::Remote)?;
+        let mut directories = vec![path.clone()];
+        while let Some(items) = listing.next_batch().await {
+            for item in items {
+                match item {
+                    TreeItem::Entry(entry)
+                        if entry.kind == Kind::Directory && directories.len() < EMPTY =>
+                    {
+                        directories.push(entry.path);
+                    }
+                    // It is not empty, or nobody knows.
+                    _ => return Ok(()),
+                }
+            }
+        }
+        // The deepest first; what is not empty after all stays.
+        directories.sort();
+        let removal = |path| Removal {
+            path,
+            kind: Kind::Directory,
+            seen: None,
+        };
+        let removals: Vec<Removal> = directories.into_iter().rev().map(removal).collect();
+        for removed in destination.remove(&removals).await {
+            if let Err(error) = removed {
+                tracing::debug!(%path, %error, "an empty directory stays");
+            }
+        }
+        Ok(())
     }
 
     /// When the last thing in a directory has gone, and the source has no such directory any more, it goes,
