@@ -171,13 +171,6 @@ pub enum StepError {
         fault: knarr_core::path::PathError,
     },
 
-    /// A step that needs keys or has several inputs or outputs was put into a [`crate::Chain`].
-    #[error("the step `{step}` runs in a pipeline only; please report this")]
-    NeedsPipeline {
-        /// The step.
-        step: &'static str,
-    },
-
     /// A library that a step uses failed in a way that it should not.
     #[error("the step `{step}` failed inside of a library: {detail}; please report this")]
     Internal {

@@ -19,7 +19,6 @@
 
 mod age_files;
 mod archive;
-mod chain;
 mod checksum;
 mod compress;
 mod context;
@@ -37,7 +36,6 @@ mod stage;
 mod step;
 mod worker;
 
-pub use chain::{Chain, MAX_STEPS};
 pub use checksum::{Hasher, find_checksum};
 pub use compress::Compress;
 pub use context::{Context, Keys, Secret, Spool};
@@ -47,7 +45,7 @@ pub use faults::{ArchiveFault, CryptoFault, KeyFault};
 pub use format::{Format, output_name};
 pub use item::{Head, Node};
 pub use openpgp::openpgp_expiry;
-pub use pipeline::{Emitted, Pipeline, Recipe};
+pub use pipeline::{Emitted, MAX_STEPS, Pipeline, Recipe};
 pub use spec::{
     AgeIdentity, AgeRecipients, ArchiveFormat, ArchiveOptions, ChecksumAlgorithm, ChecksumOptions,
     CompressOptions, DecompressOptions, DecryptOptions, Encoding, EncryptOptions, ExtractOptions,

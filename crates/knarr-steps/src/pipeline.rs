@@ -1,6 +1,6 @@
 //! The steps of a job, whatever they are: any number of files in, any number of files out.
 //!
-//! Constraints: as for [`crate::Chain`]: at most [`MAX_STEPS`] steps, bounded memory, and the caller's pull is
+//! Constraints: at most [`MAX_STEPS`] steps, bounded memory, and the caller's pull is
 //! the back-pressure. Files go through one after another; only the step that packs or unpacks an archive
 //! changes their number.
 //!
@@ -37,7 +37,6 @@ use bytes::Bytes;
 
 use crate::age_files;
 use crate::archive::Archive;
-use crate::chain::MAX_STEPS;
 use crate::checksum::Checksum;
 use crate::compress::Compress;
 use crate::context::{Context, Spool};
@@ -50,6 +49,9 @@ use crate::openpgp;
 use crate::spec::{ArchiveOptions, DecryptOptions, EncryptOptions, ExtractOptions, StepSpec};
 use crate::stage::{Direct, MakeStep, PerFile, Stage};
 use crate::step::StepSummary;
+
+/// The most steps that a job may have.
+pub const MAX_STEPS: usize = 16;
 
 /// The steps of a job, ready to be used for any number of pipelines: keys are read and unlocked once.
 /// Make it anew for each run: whether a key is expired is measured by the time in its context.

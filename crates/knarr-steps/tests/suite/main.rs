@@ -11,11 +11,11 @@
 
 mod age;
 mod bombs;
-mod chain;
 mod chunking;
 mod damage;
 mod files;
 mod interop;
+mod layers;
 mod members;
 mod memory;
 mod openpgp;
