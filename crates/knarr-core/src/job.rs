@@ -42,3 +42,34 @@ pub enum Verify {
     /// By reading everything back and comparing hashes.
     Full,
 }
+
+/// When what a run delivers becomes visible at the destination.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Publish {
+    /// Each file when it is delivered.
+    #[default]
+    Each,
+    /// All files of a run together when all are staged and verified, or none.
+    Batch,
+    /// The same; and files that match this glob when all others are visible.
+    Last(String),
+}
+
+/// How a manifest says what it lists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ManifestFormat {
+    /// A name a line; what begins with `#` is a remark.
+    #[default]
+    Lines,
+    /// What `sha256sum` writes.
+    Sha256sum,
+    /// What `sha512sum` writes.
+    Sha512sum,
+    /// What `md5sum` writes.
+    Md5sum,
+    /// A JSON list of names, or of objects with `name` and, if they are known, `size`, `sha256`, `sha512` and
+    /// `md5`.
+    Json,
+}

@@ -60,6 +60,8 @@ impl Applying {
                     crate::checkpoint::clear(tx, self.label.base(*to), path)?;
                 }
                 Change::ClearIntent(intent) => tx.remove_intent(*intent)?,
+                Change::Published(file) => tx.set_published(*file)?,
+                Change::Staged { path, item } => tx.set_staged(pair, path, item)?,
                 Change::Settle { path, generation } => {
                     tx.settle(pair, path, *generation)?;
                 }

@@ -62,7 +62,7 @@ impl Marker {
     }
 
     /// Whether a file is one.
-    fn is(&self, path: &RelPath) -> bool {
+    pub(crate) fn is(&self, path: &RelPath) -> bool {
         self.filter.takes_path(path, Kind::File)
     }
 }

@@ -1,7 +1,7 @@
 //! What all operations of a run share.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use knarr_core::job::{After, Verify};
@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::batch::Batches;
 use crate::commit::CommitQueue;
 use crate::error::EngineError;
 use crate::inspect::{FileChecks, SideFiles};
@@ -40,6 +41,8 @@ pub(crate) struct Context {
     /// How many files are read and written at once.
     pub(crate) slots: Arc<Semaphore>,
     pub(crate) tally: Tally,
+    /// What is published together; unset where each file is by itself.
+    pub(crate) batches: OnceLock<Batches>,
     /// What was started and has to end before the process does.
     pub(crate) tasks: TaskTracker,
 }

@@ -107,7 +107,7 @@ impl FileChecks {
                     "\"{side}\" has no checksum for it"
                 )));
             };
-            inspection.checksum = Some((Hasher::new(algorithm), expected, side));
+            inspection.expect(algorithm, expected, side);
         }
         if !self.types.is_empty() {
             inspection.types = Some((self.types.clone(), Vec::new()));
@@ -154,15 +154,27 @@ async fn read_side_file(
 /// The checks of one file, under way.
 #[derive(Debug, Default)]
 pub(crate) struct Inspection {
-    checksum: Option<(Hasher, String, RelPath)>,
+    /// What each has to come to, and where that stands.
+    checksums: Vec<(Hasher, String, RelPath)>,
     types: Option<(Vec<ContentType>, Vec<u8>)>,
     scan: Option<Scanning>,
 }
 
 impl Inspection {
+    /// Has the content compared with a checksum, which stands in the file `said_by`.
+    pub(crate) fn expect(
+        &mut self,
+        algorithm: ChecksumAlgorithm,
+        checksum: String,
+        said_by: RelPath,
+    ) {
+        let expected = (Hasher::new(algorithm), checksum, said_by);
+        self.checksums.push(expected);
+    }
+
     /// Whether it has to see every byte.
     pub(crate) const fn is_needed(&self) -> bool {
-        self.checksum.is_some() || self.types.is_some() || self.scan.is_some()
+        !self.checksums.is_empty() || self.types.is_some() || self.scan.is_some()
     }
 
     /// Takes the next bytes.
@@ -170,7 +182,7 @@ impl Inspection {
     /// # Errors
     /// If they are not what they have to be.
     pub(crate) async fn update(&mut self, chunk: &Bytes) -> Result<(), TransferError> {
-        if let Some((hasher, _, _)) = &mut self.checksum {
+        for (hasher, _, _) in &mut self.checksums {
             hasher.update(chunk);
         }
         if let Some((_, beginning)) = &mut self.types {
@@ -206,7 +218,7 @@ impl Inspection {
     /// If the content is not what it has to be, or nobody could tell.
     pub(crate) async fn finish(&mut self) -> Result<(), TransferError> {
         self.check_type()?;
-        if let Some((mut hasher, expected, side)) = self.checksum.take() {
+        for (mut hasher, expected, side) in std::mem::take(&mut self.checksums) {
             let found = hasher.finish();
             if found != expected {
                 return Err(TransferError::Refused(format!(

@@ -3,6 +3,7 @@
 //! A transaction returns when it is on the disk. Whoever calls [`Journal::record`] has committed the data
 //! before (K3) and calls nothing done before it returns (K1). Many tasks share transactions and flushes.
 
+mod batches;
 mod care;
 mod group;
 pub(crate) mod intents;
@@ -20,6 +21,7 @@ use knarr_core::record::{Action, CustodyRecord, Evidence};
 use knarr_core::tree::Synced;
 use knarr_core::{Clock, Entry, Kind, RelPath};
 use knarr_remote::StagedId;
+use knarr_store::batches::BatchFileId;
 use knarr_store::dirty::Generation;
 use knarr_store::intents::IntentId;
 use knarr_store::runs::{NewRun, RunId};
@@ -80,6 +82,15 @@ pub(crate) enum Change {
     ClearCheckpoint { to: Side, path: RelPath },
     /// What was meant is on record.
     ClearIntent(IntentId),
+    /// A file of a batch has its final name, and this is the record of it.
+    Published(BatchFileId),
+    /// A file of a batch is complete under its staged name.
+    Staged {
+        /// Its final path.
+        path: RelPath,
+        /// What is to be recorded when it is published.
+        item: String,
+    },
 }
 
 /// For whom a journal is kept.

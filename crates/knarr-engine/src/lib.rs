@@ -6,6 +6,7 @@
 
 pub mod announce;
 mod apply;
+mod batch;
 mod bulk;
 mod checkpoint;
 mod commit;
@@ -20,6 +21,7 @@ mod holds;
 mod inspect;
 mod journal;
 mod lock;
+mod manifest;
 pub mod node;
 pub mod observer;
 pub mod oneshot;
@@ -35,10 +37,12 @@ mod steps;
 mod tidy;
 mod transfer;
 
+pub use batch::Publish;
 pub use content_type::ContentType;
 pub use error::{EngineError, chain};
 pub use inspect::{FileChecks, ScanCommand};
 pub use journal::{degraded_setting, scanning_setting};
+pub use manifest::ManifestSpec;
 pub use observer::Observer;
 pub use planning::Planned;
 pub use steps::Steps;

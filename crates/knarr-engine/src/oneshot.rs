@@ -205,6 +205,7 @@ impl Prepared {
             commits,
             slots: Arc::new(Semaphore::new(transfers.max(1))),
             tally: Tally::default(),
+            batches: std::sync::OnceLock::new(),
             tasks: tasks.clone(),
         });
         recover(&context, Whose::Earlier).await?;

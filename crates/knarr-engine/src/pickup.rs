@@ -7,6 +7,7 @@
 //! and not delivered twice, and what could not be delivered stays in the set.
 
 mod preview;
+mod together;
 
 use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
@@ -39,6 +40,7 @@ use crate::report::Report;
 use crate::tidy::{self, Sweep};
 
 pub use self::preview::{Preview, Verdict};
+use self::together::{PublicationEnd, Published};
 
 /// A job that takes what a place has whenever it runs.
 #[derive(Debug, Clone)]
@@ -62,6 +64,8 @@ pub enum Cause {
     Upload,
     /// Somebody called the job's URL.
     Http,
+    /// The process before this one ended in the middle of a publication.
+    Unfinished,
 }
 
 impl Cause {
@@ -74,6 +78,7 @@ impl Cause {
             Self::AfterJob => "after job",
             Self::Upload => "upload",
             Self::Http => "http",
+            Self::Unfinished => "unfinished",
         }
     }
 }
@@ -199,12 +204,16 @@ impl PickupJob {
         let given_up = Arc::clone(&working.given_up);
         // The progress is written until the work ends, the rest goes on until the end of the run.
         let worked_off = CancellationToken::new();
-        let prepared = tokio::select! {
-            () = context.cancel.cancelled() => Err(Refusal::Skip("it was stopped".to_owned())),
-            prepared = self.prepare(&context, environment) => prepared?,
+        // What was decided is finished, whatever holds now.
+        let prepared = match self.finish_publication(&context).await? {
+            Err(refusal) => Err(refusal),
+            Ok(()) => tokio::select! {
+                () = context.cancel.cancelled() => Err(Refusal::Skip("it was stopped".to_owned())),
+                prepared = self.prepare(&context, environment) => prepared?,
+            },
         };
         let looked = match prepared {
-            Ok(surveyed) => self.look(&context, surveyed).await.map(Ok),
+            Ok(surveyed) => self.gather_and_look(&context, surveyed).await.map(Ok),
             Err(refusal) => Ok(Err(refusal)),
         };
         let stopped_because = Arc::new(OnceLock::new());
@@ -238,7 +247,10 @@ impl PickupJob {
                         Outcome::Stopped(Some(format!("stopped: {reason}; the next run goes on")))
                     }
                     (None, None) if environment.cancel.is_cancelled() => Outcome::Stopped(None),
-                    (None, None) => Outcome::Through(scanned),
+                    (None, None) => {
+                        let published = self.publish(&context, &scanned).await?;
+                        Outcome::Through(scanned, published)
+                    }
                 }
             }
             Err(EngineError::Look { location, source }) => {
@@ -287,16 +299,18 @@ impl PickupJob {
                 (RunEvent::Skipped, Some(message), Scanned::default())
             }
             Outcome::Stopped(message) => (RunEvent::Interrupted, message, Scanned::default()),
-            Outcome::Through(scanned) => {
+            Outcome::Through(scanned, published) => {
                 tidy::tidy(context, Sweep::Daily).await?;
                 held_removals = context.journal.held_deletions().await?;
                 let failed = context.tally.failed.load(Ordering::Relaxed);
                 let failed = failed + scanned.incomplete + scanned.problems;
-                let event = match held_removals {
-                    0 => RunEvent::Finished { failed },
+                let event = match (held_removals, published.end) {
+                    (0, PublicationEnd::Good) => RunEvent::Finished { failed },
+                    (0, PublicationEnd::Nothing) => RunEvent::Failed,
+                    (0, PublicationEnd::Stopped) => RunEvent::Interrupted,
                     _ => RunEvent::Held,
                 };
-                (event, None, scanned)
+                (event, published.message, scanned)
             }
         };
         let report = Report {
@@ -322,6 +336,9 @@ impl PickupJob {
         if let Err(error) = job.steps.recipe(now) {
             let error = EngineError::Steps(error);
             return Ok(Err(Refusal::Fail(crate::error::chain(&error))));
+        }
+        if let Err(refusal) = self.can_publish() {
+            return Ok(Err(refusal));
         }
         if let Err(refusal) = job.conditions.check_time(now) {
             return Ok(Err(refusal));
@@ -393,12 +410,12 @@ impl PickupJob {
         let looking = tokio::task::spawn_blocking(move || {
             let now = context.clock.now();
             let only = surveyed.only.map(Arc::new);
-            let items = |listing| Items {
+            let items = |listing, only: Option<&Arc<BTreeSet<RelPath>>>| Items {
                 listing,
                 batch: Vec::new().into_iter(),
                 job: Arc::clone(&job),
                 now,
-                only: only.clone(),
+                only: only.map(Arc::clone),
             };
             let comparing = Comparing {
                 job: &job,
@@ -416,9 +433,11 @@ impl PickupJob {
             if !trusted {
                 comparing.say(OTHER_PLACE);
             }
-            let mut scanned = comparing.compare(items(listing), None)?;
+            let mut scanned = comparing.compare(items(listing, only.as_ref()), None)?;
             if let Some(listing) = again {
-                scanned.marked += comparing.mark_unfinished(items(listing))?;
+                // What was delivered goes, also when its manifest is gone.
+                let unfinished = only.as_ref().filter(|_| job.manifest.is_none());
+                scanned.marked += comparing.mark_unfinished(items(listing, unfinished))?;
             }
             Ok(scanned)
         });
@@ -455,7 +474,7 @@ pub struct Ended {
 
 enum Outcome {
     /// Everything was looked at, and worked off.
-    Through(Scanned),
+    Through(Scanned, Published),
     /// A place does not answer.
     Unreachable(String),
     /// A condition does not hold, or the job cannot work as it is.

@@ -24,6 +24,7 @@
 #![cfg(unix)]
 
 pub mod alerts;
+pub mod batches;
 pub mod chain;
 mod codec;
 pub mod custody;

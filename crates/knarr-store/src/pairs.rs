@@ -129,6 +129,8 @@ impl Tx<'_> {
             "DELETE FROM uploads WHERE pair = ?1",
             "DELETE FROM holds WHERE pair = ?1",
             "DELETE FROM roots WHERE pair = ?1",
+            "DELETE FROM batch_files WHERE pair = ?1",
+            "DELETE FROM batches WHERE pair = ?1",
             "DELETE FROM pairs WHERE id = ?1",
         ] {
             self.run("forget a pair", sql, [pair.0])?;

@@ -15,12 +15,13 @@ pub const SCHEMA_VERSION: u32 = MIGRATIONS.len() as u32;
 /// `KNRR`, in SQLite's header.
 pub(crate) const APPLICATION_ID: i32 = 0x4b4e_5252;
 
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     include_str!("schema/0001.sql"),
     include_str!("schema/0002.sql"),
     include_str!("schema/0003.sql"),
     include_str!("schema/0004.sql"),
     include_str!("schema/0005.sql"),
+    include_str!("schema/0006.sql"),
 ];
 
 /// No program ever gets so far: a larger version in a file is damage.

@@ -16,6 +16,7 @@ use knarr_remote::Reader;
 use knarr_remote::local::Looked;
 use knarr_store::dirty::{Dirty, Seen};
 
+use crate::batch::Admission;
 use crate::context::{Context, Tally};
 use crate::error::EngineError;
 use crate::journal::Change;
@@ -44,6 +45,10 @@ pub(crate) enum Outcome {
     /// It did not work.
     Failed(PutError),
 }
+
+/// Why a source stays that was delivered before.
+pub(crate) const CHANGED_THERE: &str = "what was delivered was changed at the destination, so the source stays: remove \
+                                        it, or write it anew to have it delivered again";
 
 /// Whether the brake lets deletions through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +145,11 @@ impl Delivering {
             marked.map_err(PutError::Engine)?;
         }
         let Some(entry) = entry else {
+            let is_batched = self.context.batches.get().is_some();
+            if is_batched && synced.is_none() && dirty.observed.is_some() {
+                let message = "it went away from the source before it was taken";
+                return Ok(Outcome::Park(message.to_owned()));
+            }
             return self.gone(dirty, synced, deletions).await;
         };
         match entry.kind {
@@ -159,42 +169,17 @@ impl Delivering {
         synced: Option<Synced>,
         opened: Option<Box<dyn Reader>>,
     ) -> Result<Outcome, PutError> {
-        if self.still_moves(dirty, &entry).await? {
-            return Ok(Outcome::Unsettled);
-        }
-        let delivered = synced.as_ref().filter(|synced| {
-            synced.source.still_describes(&entry) && synced.source.identity == entry.identity
-        });
-        if let Some(synced) = delivered {
-            if !self.context.removes_source() {
-                return self.settle(dirty, Vec::new()).await;
-            }
-            match self.standing(&entry, synced).await? {
-                Standing::Proven => return self.finish(dirty, &entry).await,
-                Standing::Changed => {
-                    return Ok(Outcome::Park(
-                        "what was delivered was changed at the destination, so the source stays: \
-                         remove it, or write it anew to have it delivered again"
-                            .to_owned(),
-                    ));
-                }
-                Standing::Unproven => {}
-            }
-        }
-        if !self
-            .job
-            .filter
-            .takes_entry(&entry, self.context.clock.now())
+        if let Some(outcome) = self
+            .needs_no_delivery(dirty, &entry, synced.as_ref())
+            .await?
         {
-            return Ok(match (self.job.filter.min_age, self.job.looks) {
-                // It gets older by itself.
-                (Some(_), Looks::Always) => Outcome::Unsettled,
-                // The next run looks again.
-                _ => self.settle(dirty, Vec::new()).await?,
-            });
+            return Ok(outcome);
         }
-        if entry.kind == Kind::Symlink && self.job.symlinks != SymlinkPolicy::Keep {
-            return self.settle(dirty, Vec::new()).await;
+        let batches = self.context.batches.get();
+        match batches.map_or(Admission::Staged, |batches| batches.admit(&entry)) {
+            Admission::Staged => {}
+            Admission::Left => return self.settle(dirty, Vec::new()).await,
+            Admission::Wrong(reason) => return Ok(Outcome::Park(reason)),
         }
         let started = self.context.clock.now();
         self.context.observer.event(&Event::Started {
@@ -202,12 +187,17 @@ impl Delivering {
             size: entry.size,
         });
         let mut decided = Decided {
-            synced,
-            look: false,
+            synced: match batches {
+                Some(_) => self.begin_staging(&entry, synced).await?,
+                None => synced,
+            },
+            // Where a file waits for the others, no commit tells what has its name.
+            look: batches.is_some(),
             left: None,
             same: None,
             replaced: false,
             opened: Opened::new(opened),
+            reused: None,
         };
         let delivered = match entry.kind {
             Kind::Symlink => self.put_link(&entry, &mut decided).await?,
@@ -217,15 +207,64 @@ impl Delivering {
             }
             _ => self.put_file(&entry, &mut decided).await?,
         };
-        let Some(delivered) = delivered else {
-            if let Some(there) = decided.same {
-                return self.adopt(dirty, &entry, &there).await;
+        match (delivered, decided.same, batches) {
+            (Some(delivered), _, Some(batches)) => {
+                let staged = self.record_staged(batches, dirty, &entry, delivered, started);
+                staged.await
             }
-            let reason = decided.left.unwrap_or_else(|| "it was left".to_owned());
-            return Ok(Outcome::Park(reason));
-        };
-        self.record_delivery(dirty, &entry, delivered, started)
-            .await
+            (Some(delivered), _, None) => {
+                let delivered = self.record_delivery(dirty, &entry, delivered, started);
+                delivered.await
+            }
+            (None, Some(there), Some(batches)) => {
+                self.record_there(batches, dirty, &entry, there).await
+            }
+            (None, Some(there), None) => self.adopt(dirty, &entry, &there).await,
+            (None, None, _) => {
+                let reason = decided.left.unwrap_or_else(|| "it was left".to_owned());
+                Ok(Outcome::Park(reason))
+            }
+        }
+    }
+
+    /// What becomes of a path that is not to be delivered now: it was before, or is not meant, or moves.
+    async fn needs_no_delivery(
+        &self,
+        dirty: &Dirty,
+        entry: &Entry,
+        synced: Option<&Synced>,
+    ) -> Result<Option<Outcome>, PutError> {
+        if self.still_moves(dirty, entry).await? {
+            return Ok(Some(Outcome::Unsettled));
+        }
+        let delivered = synced.filter(|synced| {
+            synced.source.still_describes(entry) && synced.source.identity == entry.identity
+        });
+        if let Some(synced) = delivered {
+            if !self.context.removes_source() {
+                return self.settle(dirty, Vec::new()).await.map(Some);
+            }
+            match self.standing(entry, synced).await? {
+                Standing::Proven => return self.finish(dirty, entry).await.map(Some),
+                Standing::Changed => {
+                    return Ok(Some(Outcome::Park(CHANGED_THERE.to_owned())));
+                }
+                Standing::Unproven => {}
+            }
+        }
+        let now = self.context.clock.now();
+        if !self.job.filter.takes_entry(entry, now) {
+            return Ok(Some(match (self.job.filter.min_age, self.job.looks) {
+                // It gets older by itself.
+                (Some(_), Looks::Always) => Outcome::Unsettled,
+                // The next run looks again.
+                _ => self.settle(dirty, Vec::new()).await?,
+            }));
+        }
+        if entry.kind == Kind::Symlink && self.job.symlinks != SymlinkPolicy::Keep {
+            return self.settle(dirty, Vec::new()).await.map(Some);
+        }
+        Ok(None)
     }
 
     /// Records what is at the destination now, then takes care of the source (K3, K4: in this order).
@@ -336,7 +375,7 @@ impl Delivering {
         Ok(by_rest && moved)
     }
 
-    pub(super) async fn settle(
+    pub(crate) async fn settle(
         &self,
         dirty: &Dirty,
         mut changes: Vec<Change>,
@@ -353,7 +392,7 @@ impl Delivering {
         Ok(Outcome::Settled)
     }
 
-    pub(super) fn custody(&self, action: Action, entry: &Entry, dirty: &Dirty) -> CustodyRecord {
+    pub(crate) fn custody(&self, action: Action, entry: &Entry, dirty: &Dirty) -> CustodyRecord {
         let mut record = self
             .context
             .journal
@@ -364,7 +403,7 @@ impl Delivering {
         record
     }
 
-    pub(super) fn shown(&self, path: &RelPath) -> String {
+    pub(crate) fn shown(&self, path: &RelPath) -> String {
         self.context.journal.shown_at(Side::Destination, path)
     }
 

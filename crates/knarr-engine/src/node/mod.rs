@@ -34,15 +34,17 @@ pub(crate) use crate::node::compare::{Comparing, Emptied, OTHER_PLACE, Scanned};
 pub use crate::node::control::{
     Asked, Commands, Control, ControlError, JobNow, RunEnd, RunningNow, control,
 };
-pub(crate) use crate::node::deliver::Deletions;
+pub(crate) use crate::node::deliver::{Deletions, Delivering, Outcome};
 pub(crate) use crate::node::observe::Mark;
 pub(crate) use crate::node::parts::Parts;
 pub(crate) use crate::node::progress::Progress;
+pub(crate) use crate::node::room::{Landed, refused};
 pub(crate) use crate::node::scans::Scans;
 pub use crate::node::schedule::ScheduledJob;
 pub use crate::node::spec::{Looks, WatchJob};
 pub use crate::node::told::{JobEvent, What};
 pub(crate) use crate::node::work::Until;
+pub(crate) use crate::node::write::Delivered;
 
 use std::sync::Arc;
 

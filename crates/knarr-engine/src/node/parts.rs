@@ -74,6 +74,7 @@ impl Parts<'_> {
             commits: CommitQueue::start(tasks, journal),
             slots: Arc::new(Semaphore::new(job.transfers.unwrap_or(suited).max(1))),
             tally: Tally::default(),
+            batches: std::sync::OnceLock::new(),
             tasks: tasks.clone(),
         });
         Working {

@@ -7,7 +7,9 @@ use knarr_core::tree::Synced;
 use knarr_core::{Entry, Kind, RelPath};
 use knarr_remote::{ErrorKind, RemoteError, Removal, Replace, Retry};
 
+use crate::batch::Reused;
 use crate::node::deliver::Delivering;
+use crate::node::room::LEFT;
 use crate::put::{self, PutError};
 use crate::transfer::{Opened, RESUMABLE_FROM_BYTES, Target};
 
@@ -35,6 +37,8 @@ pub(crate) struct Decided {
     pub(crate) replaced: bool,
     /// Its content, if it was read when it was looked at.
     pub(crate) opened: Opened,
+    /// What an earlier run staged and did not publish.
+    pub(crate) reused: Option<Reused>,
 }
 
 impl Delivering {
@@ -61,6 +65,9 @@ impl Delivering {
             }
         };
         decided.replaced = !matches!(replace, Replace::Nothing);
+        let written = self.written_at(entry, path, replace).await?;
+        let (path, replace) = (written.path, written.replace);
+        decided.reused = written.reused;
         let journal = &self.context.journal;
         let resumable = entry.size >= RESUMABLE_FROM_BYTES && self.job.steps.is_empty();
         let (resume, checkpoints) = if resumable {
@@ -146,9 +153,7 @@ impl Delivering {
                 Place::Same(destination)
             }
             Some(Decision::Problem(problem)) => Place::Refuse(problem.message),
-            Some(Decision::Operation(_) | Decision::Conflict(_)) | None => Place::Leave(
-                "a file of this name is at the destination, and if_exists says to leave it",
-            ),
+            Some(Decision::Operation(_) | Decision::Conflict(_)) | None => Place::Leave(LEFT),
         })
     }
 

@@ -45,6 +45,8 @@ pub(crate) struct Landed {
     pub(crate) path: RelPath,
     pub(crate) committed: Committed,
     pub(crate) action: Action,
+    /// Of its content, if it has one.
+    pub(crate) hash: Option<ContentHash>,
 }
 
 impl Delivering {
@@ -143,6 +145,13 @@ impl Delivering {
             },
             Node::File | Node::HardLink { .. } => NewNode::File { size: head.size },
         };
+        let (path, replace) = if node == NewNode::Directory {
+            // Nobody takes it for a file.
+            (path.clone(), replace)
+        } else {
+            let written = self.written_at(source, path.clone(), replace).await?;
+            (written.path, written.replace)
+        };
         // Into a directory that nobody may enter, nothing could be written.
         let mode = match head.node {
             Node::Directory => head.mode.map(|mode| mode | 0o700),
@@ -153,9 +162,9 @@ impl Delivering {
             mode,
             replace,
             verify: self.context.verify,
-            ..WriteOptions::new(node, self.context.journal.staged_id(path))
+            ..WriteOptions::new(node, self.context.journal.staged_id(&path))
         };
-        let upload = self.context.destination.write(path, options).await;
+        let upload = self.context.destination.write(&path, options).await;
         upload.map_err(|error| PutError::Transfer(TransferError::Destination(error)))
     }
 
@@ -177,6 +186,7 @@ impl Delivering {
             path,
             committed,
             action,
+            hash,
         })
     }
 }
@@ -193,10 +203,11 @@ pub(super) fn landed_before(there: Entry, hash: Option<ContentHash>) -> Landed {
             entry: there,
         },
         action: Action::Adopted,
+        hash,
     }
 }
 
-pub(super) fn refused(message: String) -> PutError {
+pub(crate) fn refused(message: String) -> PutError {
     PutError::Transfer(TransferError::Left(message))
 }
 

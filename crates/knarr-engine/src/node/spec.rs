@@ -15,8 +15,10 @@ use knarr_core::template::Template;
 use knarr_core::{Entry, Kind, RelPath};
 use knarr_remote::Remote;
 
+use crate::batch::Publish;
 use crate::conditions::{Choice, Conditions};
 use crate::inspect::FileChecks;
+use crate::manifest::ManifestSpec;
 use crate::steps::Steps;
 
 /// When a job looks at its source.
@@ -58,6 +60,10 @@ pub struct WatchJob {
     pub template: Template,
     /// The zone in which the template writes dates.
     pub time_zone: TimeZone,
+    /// When what a run delivers becomes visible.
+    pub publish: Publish,
+    /// The files that list what is taken, if there are any: then nothing else is.
+    pub manifest: Option<ManifestSpec>,
     /// What becomes of the source.
     pub after: After,
     /// What a deletion at the source means.

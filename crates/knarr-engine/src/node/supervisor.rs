@@ -31,6 +31,7 @@ use crate::oneshot::Environment;
 use crate::pickup::{Cause, Ended};
 
 mod commands;
+mod unfinished;
 
 /// How often it is looked whether a job was paused, or the clock was set, at the latest.
 const LOOK: Duration = Duration::from_secs(5);
@@ -183,7 +184,8 @@ impl Supervisor {
             self.slots.insert(name.clone(), slot);
             self.watch(&name);
         }
-        self.store_fired(new).await
+        self.store_fired(new).await?;
+        self.finish_publications().await
     }
 
     async fn states(&self) -> Result<Vec<JobState>, EngineError> {

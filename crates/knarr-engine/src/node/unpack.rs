@@ -13,6 +13,7 @@ use knarr_core::record::{Action, CustodyRecord};
 use knarr_core::{ContentHash, Entry, Kind};
 use knarr_remote::Upload;
 
+use crate::batch::Role;
 use crate::context::Tally;
 use crate::error::EngineError;
 use crate::journal::Change;
@@ -57,6 +58,7 @@ impl Delivering {
         self.refuse_early(entry, &verified, decided).await?;
         let mut recording = Recording {
             delivering: self,
+            entry,
             record: CustodyRecord {
                 source_hash: Some(driven.source_hash),
                 steps: driven.steps.clone(),
@@ -249,6 +251,7 @@ impl Delivering {
 /// Records what was delivered, many in one transaction.
 struct Recording<'a> {
     delivering: &'a Delivering,
+    entry: &'a Entry,
     /// That of the archive; each file gets a copy.
     record: CustodyRecord,
     /// With it the archive is recorded as delivered: a file, if there is one.
@@ -291,8 +294,19 @@ impl Recording<'_> {
     }
 
     async fn note(&mut self, landed: Landed) -> Result<(), PutError> {
-        let record = self.delivering.output_record(&self.record, &landed);
-        self.changes.push(Change::Custody(Box::new(record)));
+        let change = match self.delivering.context.batches.get() {
+            Some(batches) if landed.action != Action::Skipped => {
+                let (entry, record) = (self.entry, &self.record);
+                let staged = self.delivering;
+                let staged = staged.staged_change(batches, entry, record, landed, Role::Other);
+                staged.await?
+            }
+            _ => {
+                let record = self.delivering.output_record(&self.record, &landed);
+                Change::Custody(Box::new(record))
+            }
+        };
+        self.changes.push(change);
         if self.changes.len() >= RECORDS {
             self.flush().await?;
         }

@@ -17,11 +17,13 @@ use knarr_store::dirty::{Dirty, Next};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
+use crate::batch::Batches;
 use crate::error::EngineError;
 use crate::holds::Verdict;
-use crate::node::deliver::{Deletions, Delivering, Found, Outcome};
+use crate::node::deliver::{CHANGED_THERE, Deletions, Delivering, Found, Outcome};
 use crate::node::health::Circuit;
 use crate::node::progress::Progress;
+use crate::node::room::LEFT;
 use crate::node::scans::Scans;
 use crate::node::spec::Looks;
 use crate::observer::Trouble;
@@ -311,23 +313,37 @@ impl Working {
             Outcome::Rescan(_) => journal.settle(&dirty).await,
             // The next run looks again.
             Outcome::Unsettled if self.delivering.job.looks == Looks::InRuns => {
-                journal.settle(&dirty).await
+                let still = "it is still being written";
+                match self.delivering.fail_batch(&dirty, still).await? {
+                    Some(()) => Ok(()),
+                    None => journal.settle(&dirty).await,
+                }
             }
             Outcome::Unsettled => {
                 let at = now.after(self.delivering.job.settle.max(Duration::from_secs(1)));
                 journal.postpone(&dirty, at).await
             }
             Outcome::Braked => journal.postpone(&dirty, now.after(IDLE)).await,
-            Outcome::Park(reason) => {
-                self.delivering
-                    .record_failure(&dirty, Action::Parked, &reason)
-                    .await?;
-                journal
-                    .fail(&dirty, &reason, Next::Park(reason.clone()))
-                    .await
-            }
+            Outcome::Park(reason) => self.park(&dirty, &reason).await,
             Outcome::Failed(error) => self.failed(&dirty, &error, now).await,
         }
+    }
+
+    /// Nothing more is tried until a person acts; or, in a batch, until the next run tries all of it.
+    async fn park(&self, dirty: &Dirty, reason: &str) -> Result<(), EngineError> {
+        let delivering = &self.delivering;
+        // What `if_exists` says to leave keeps nothing else back.
+        let batches = delivering.context.batches.get();
+        let may_leave = batches.is_none_or(Batches::may_leave);
+        let is_left = (reason == LEFT && may_leave) || reason == CHANGED_THERE;
+        if !is_left && delivering.fail_batch(dirty, reason).await?.is_some() {
+            return Ok(());
+        }
+        let recorded = delivering.record_failure(dirty, Action::Parked, reason);
+        recorded.await?;
+        let journal = &delivering.context.journal;
+        let parked = Next::Park(reason.to_owned());
+        journal.fail(dirty, reason, parked).await
     }
 
     /// What belongs to a file is not there yet: a run leaves it to the next one, a watch looks again.
@@ -338,6 +354,9 @@ impl Working {
         now: Timestamp,
     ) -> Result<(), EngineError> {
         let context = &self.delivering.context;
+        if self.delivering.fail_batch(dirty, reason).await?.is_some() {
+            return Ok(());
+        }
         if self.delivering.job.looks == Looks::InRuns {
             let message = format!("{reason}; the next run looks again");
             context.trouble(Some(&dirty.path), Trouble::Notice, &message);
@@ -388,15 +407,13 @@ impl Working {
             return self.wait_for_company(dirty, reason, now).await;
         }
         if let PutError::Transfer(TransferError::Left(reason)) = error {
-            self.delivering
-                .record_failure(dirty, Action::Parked, reason)
-                .await?;
-            return journal
-                .fail(dirty, reason, Next::Park(reason.clone()))
-                .await;
+            return self.park(dirty, reason).await;
         }
         if error.is_changed() && self.delivering.job.looks == Looks::InRuns {
-            return journal.settle(dirty).await;
+            return match self.delivering.fail_batch(dirty, &message).await? {
+                Some(()) => Ok(()),
+                None => journal.settle(dirty).await,
+            };
         }
         if error.is_changed() {
             // Still being written: the close, or the next look, says when it is at rest.
@@ -409,14 +426,7 @@ impl Working {
             error.retry(),
             self.delivering.job.retry.pause(failures, chance),
         ) {
-            (Retry::Never, _) | (_, None) => {
-                self.delivering
-                    .record_failure(dirty, Action::Parked, &message)
-                    .await?;
-                journal
-                    .fail(dirty, &message, Next::Park(message.clone()))
-                    .await
-            }
+            (Retry::Never, _) | (_, None) => self.park(dirty, &message).await,
             (_, Some(pause)) => {
                 self.delivering
                     .record_failure(dirty, Action::Failed, &message)

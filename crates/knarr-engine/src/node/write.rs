@@ -26,6 +26,14 @@ pub(crate) struct Delivered {
     pub(crate) steps: Vec<StepRecord>,
 }
 
+const fn action_of(decided: &Decided) -> Action {
+    if decided.replaced {
+        Action::Updated
+    } else {
+        Action::Created
+    }
+}
+
 /// Whether something has the name that was to be free, or is not what was to be replaced.
 pub(crate) fn is_taken(error: &RemoteError) -> bool {
     matches!(error.kind, ErrorKind::AlreadyExists | ErrorKind::Changed)
@@ -54,7 +62,14 @@ impl Delivering {
         let (source, cancel) = (self.context.source.as_ref(), &self.context.cancel);
         let side_files = &self.context.side_files;
         let begun = self.job.checks.begin(source, entry, cancel, side_files);
-        begun.await.map_err(PutError::Transfer)
+        let mut begun = begun.await.map_err(PutError::Transfer)?;
+        let batches = self.context.batches.get();
+        if let Some((expected, manifest)) = batches.and_then(|all| all.expected(&entry.path))
+            && let Some((algorithm, checksum)) = &expected.checksum
+        {
+            begun.expect(*algorithm, checksum.clone(), manifest.clone());
+        }
+        Ok(begun)
     }
 
     /// Brings a file over. Nothing if it is left.
@@ -98,16 +113,17 @@ impl Delivering {
             }
             return Ok(None);
         };
+        if let Some(reused) = decided.reused.take() {
+            let action = action_of(decided);
+            let delivered = self.delivered_before(target.path, action, reused);
+            return Ok(Some(delivered));
+        }
         let mut inspection = self.inspection(entry).await?;
         let transfer = self.transfer(entry, Some(target), opened);
         let moved = transfer::plain(&transfer, &mut inspection).await;
         let Moved { staged, hash, sent } = moved.map_err(PutError::Transfer)?;
         let slot = transfer::after_staging(slot, &staged);
-        let action = if decided.replaced {
-            Action::Updated
-        } else {
-            Action::Created
-        };
+        let action = action_of(decided);
         let landed = self.land(staged, Some(hash), action).await;
         drop(slot);
         Ok(Some(Delivered {
@@ -177,11 +193,7 @@ impl Delivering {
             upload.stage(0, ContentHash::of(b"")).await
         };
         let staged = written.await.map_err(PutError::Remote)?;
-        let action = if decided.replaced {
-            Action::Updated
-        } else {
-            Action::Created
-        };
+        let action = action_of(decided);
         Ok(Some(Delivered {
             main: self.land(staged, None, action).await?,
             others: Vec::new(),
@@ -192,7 +204,7 @@ impl Delivering {
     }
 
     /// The record of one output of the steps, from what holds for all of them.
-    pub(super) fn output_record(&self, shared: &CustodyRecord, landed: &Landed) -> CustodyRecord {
+    pub(crate) fn output_record(&self, shared: &CustodyRecord, landed: &Landed) -> CustodyRecord {
         CustodyRecord {
             at: self.context.clock.now(),
             action: landed.action,

@@ -13,6 +13,7 @@ use super::PickupJob;
 use crate::conditions::Refusal;
 use crate::error::EngineError;
 use crate::journal::{As, Journal};
+use crate::manifest::Patience;
 use crate::oneshot::Environment;
 
 /// What a run would do.
@@ -66,6 +67,8 @@ impl PickupJob {
                 None
             }
         };
+        let manifests = self.manifests(&journal, environment.clock.as_ref(), Patience::None);
+        let manifests = manifests.await?;
         let chosen = match self.job.choice.limit {
             Some(limit) => Some(self.chosen(limit, only.as_ref(), &journal, now).await?),
             None => None,
@@ -85,6 +88,11 @@ impl PickupJob {
                             verdict = Verdict::Leave(reason);
                         } else if verdict == Verdict::Take && is_left(&chosen) {
                             let reason = "a later run takes it: `limit`".to_owned();
+                            verdict = Verdict::Leave(reason);
+                        } else if verdict == Verdict::Take
+                            && let Some(manifests) = &manifests
+                            && let Some(reason) = manifests.why_left(&entry.path)
+                        {
                             verdict = Verdict::Leave(reason);
                         }
                         tell(Preview::File(&entry, verdict));

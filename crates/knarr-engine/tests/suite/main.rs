@@ -17,4 +17,5 @@ mod pickup;
 mod recovery;
 mod steps;
 mod support;
+mod together;
 mod two_way;

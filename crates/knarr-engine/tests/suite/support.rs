@@ -154,6 +154,8 @@ pub(crate) fn watch_job(name: &str, source: &Path, destination: Arc<dyn Remote>)
         destination,
         template: Template::parse("").unwrap(),
         time_zone: jiff::tz::TimeZone::UTC,
+        publish: knarr_engine::Publish::Each,
+        manifest: None,
         after: After::Keep,
         deletes: Deletes::Keep,
         if_exists: IfExists::Differs,

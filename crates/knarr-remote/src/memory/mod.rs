@@ -168,6 +168,12 @@ impl MemoryRemote {
         self.shared.tree().staged.len()
     }
 
+    /// How many files have names of Knarr's own, which no listing shows.
+    #[must_use]
+    pub fn hidden_count(&self) -> usize {
+        self.shared.tree().hidden_count()
+    }
+
     /// Forgets everything, as a disk that was unmounted or emptied behind our back.
     pub fn clear(&self) {
         self.shared.tree().clear();

@@ -104,6 +104,13 @@ impl Tree {
     }
 
     /// What a listing with `options` holds, in tree order.
+    pub(super) fn hidden_count(&self) -> usize {
+        let nodes = self.nodes.values();
+        nodes
+            .filter(|node| node.path.name().starts_with(b".knarr-"))
+            .count()
+    }
+
     pub(super) fn entries(&self, options: &ListOptions) -> Vec<Entry> {
         let below = options
             .below

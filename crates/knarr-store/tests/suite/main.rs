@@ -8,6 +8,7 @@
     reason = "tests play the world outside: they damage, copy and move files as they like"
 )]
 
+mod batches;
 mod crash;
 mod custody;
 mod damage;

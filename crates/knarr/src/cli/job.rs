@@ -236,6 +236,8 @@ pub(crate) async fn engine_job(job: Job, opener: &Opener<'_>) -> Result<WatchJob
         destination,
         template: job.to.template,
         time_zone: job.time_zone,
+        publish: job.publish,
+        manifest: job.manifest,
         after: job.after,
         deletes: job.deletes,
         if_exists: job.if_exists,

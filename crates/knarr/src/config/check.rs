@@ -3,6 +3,7 @@
 mod conditions;
 mod endpoints;
 mod http;
+mod publish;
 mod schedule;
 mod sftp_server;
 mod steps;
@@ -296,6 +297,7 @@ impl Checker<'_> {
         let bandwidth = self.bandwidth(shape.bandwidth.as_ref(), &place.of("bandwidth"));
         let after = self.after(shape.after.as_ref(), place);
         let key_files = self.steps(&shape, place);
+        let (publish, manifest) = (self.publish(&shape, place), self.manifest(&shape, place));
         if let Some(deletes) = &shape.deletes
             && deletes.value == Deletes::Mirror
             && after != After::Keep
@@ -362,6 +364,8 @@ impl Checker<'_> {
             steps: shape.steps.value,
             key_files,
             to: to?,
+            publish,
+            manifest,
             after,
             deletes,
             if_exists: shape.if_exists.unwrap_or_default(),

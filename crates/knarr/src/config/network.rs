@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use knarr_core::job::{After, Deletes, Verify};
+use knarr_core::job::{After, Deletes, Publish, Verify};
 use knarr_core::location::Location;
 use knarr_core::plan::{IfExists, SymlinkPolicy};
 use knarr_core::units::{ByteSize, Span};
@@ -65,6 +65,7 @@ struct NetworkJob {
     #[serde(default)]
     steps: At<Vec<StepSpec>>,
     to: At<String>,
+    publish: Option<At<Publish>>,
     after: Option<At<After>>,
     deletes: Option<At<Deletes>>,
     if_exists: Option<IfExists>,
@@ -92,6 +93,7 @@ impl From<NetworkJob> for JobShape {
             matching: job.matching,
             steps: job.steps,
             to: job.to,
+            publish: job.publish,
             after: job.after,
             deletes: job.deletes,
             if_exists: job.if_exists,

@@ -14,7 +14,7 @@ use miette::{
 
 /// The keys whose values are never secrets. What any other key holds is masked, as it may be a
 /// misspelt `password`.
-const HARMLESS_KEYS: [&str; 82] = [
+const HARMLESS_KEYS: [&str; 85] = [
     "account",
     "after",
     "agent",
@@ -33,6 +33,7 @@ const HARMLESS_KEYS: [&str; 82] = [
     "exclude",
     "expires",
     "files",
+    "format",
     "from",
     "home",
     "host",
@@ -51,6 +52,7 @@ const HARMLESS_KEYS: [&str; 82] = [
     "listen",
     "log_in",
     "log_in_tries",
+    "manifest",
     "match",
     "max_age",
     "max_memory",
@@ -72,6 +74,7 @@ const HARMLESS_KEYS: [&str; 82] = [
     "poll",
     "port",
     "profile",
+    "publish",
     "quota",
     "region",
     "require",

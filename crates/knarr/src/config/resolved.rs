@@ -15,10 +15,10 @@ use knarr_core::plan::{IfExists, SymlinkPolicy};
 use knarr_core::retry::RetryPolicy;
 use knarr_core::schedule::Schedule;
 use knarr_core::template::Template;
-use knarr_engine::FileChecks;
 use knarr_engine::announce::BeforeShape;
 use knarr_engine::conditions::{Choice, Conditions};
 use knarr_engine::outbox::shape::TargetShape;
+use knarr_engine::{FileChecks, ManifestSpec, Publish};
 use knarr_steps::StepSpec;
 
 use crate::config::network::Origin;
@@ -265,6 +265,10 @@ pub struct Job {
     pub key_files: BTreeMap<String, PathBuf>,
     /// Where to.
     pub to: Destination,
+    /// When what a run delivers becomes visible.
+    pub publish: Publish,
+    /// The files that list what a run takes.
+    pub manifest: Option<ManifestSpec>,
     /// What becomes of the source.
     pub after: After,
     /// What a deletion at the source means.

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use knarr_core::choose::Order;
-use knarr_core::job::{After, Deletes, Verify};
+use knarr_core::job::{After, Deletes, ManifestFormat, Publish, Verify};
 use knarr_core::plan::{IfExists, SymlinkPolicy};
 use knarr_core::schedule::{Missed, Overlap};
 use knarr_core::units::{ByteSize, Span};
@@ -346,6 +346,9 @@ pub(super) struct JobShape {
     /// Where to: a path, a URL or `endpoint:path`, with placeholders such as {mtime:%Y/%m/%d},
     /// {name}, {stem}, {extension}, {dir}, {now:%Y-%m-%d} and the named groups of `match.regex`.
     pub(super) to: At<String>,
+    /// When what a run delivers becomes visible at the destination: `each` file by itself (default), all as a
+    /// `batch`, or as a batch with `{ last: GLOB }`: files that become visible when all others are.
+    pub(super) publish: Option<At<Publish>>,
     /// What becomes of the source after its delivery was verified.
     pub(super) after: Option<At<After>>,
     /// What a deletion at the source means for the destination.
@@ -423,6 +426,8 @@ pub(super) struct MatchShape {
     /// A regular expression that the whole path below the source has to match. Its named groups,
     /// `(?<customer>…)`, are placeholders in `to`.
     pub(super) regex: Option<At<String>>,
+    /// Take only what manifests list, files at the source: all that one of them lists, or nothing of it.
+    pub(super) manifest: Option<At<ManifestShape>>,
     /// Leave files alone that changed before: `today`, `yesterday`, `today-7d`, `now-2h`, `2026-11-01`.
     pub(super) modified_from: Option<At<String>>,
     /// Leave files alone that changed then or later.
@@ -447,6 +452,16 @@ pub(super) struct MatchShape {
     pub(super) max_size: Option<At<ByteSize>>,
     /// What to do with the temporary files of editors and desktop programs.
     pub(super) temporary: Option<TemporaryFiles>,
+}
+
+/// Files that list what is taken.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ManifestShape {
+    /// A glob: which files are manifests. What they list lies beside or below them.
+    pub(super) file: At<String>,
+    /// How they are written: `lines` (default), `sha256sum`, `sha512sum`, `md5sum` or `json`.
+    pub(super) format: Option<ManifestFormat>,
 }
 
 /// What to do with the temporary files of editors and desktop programs.

@@ -4,6 +4,7 @@
 //! servers. Random faults are seeded; a failure names its seed. `KNARR_TEST_KILLS` and
 //! `KNARR_TEST_POWER_CUTS` ask for more rounds than the usual ones.
 
+mod batch;
 mod disk;
 mod kill;
 pub(crate) mod machine;

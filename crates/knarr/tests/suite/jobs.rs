@@ -236,6 +236,34 @@ fn what_is_wrong_with_a_schedule_or_an_order_of_jobs_is_told_where_it_stands() {
             "absolute path of a program",
         ),
         (
+            "watch: a/\n    to: b/\n    publish: batch",
+            "has no runs whose files could be published together",
+        ),
+        (
+            "from: a/\n    to: b/\n    publish: batch\n    deletes: mirror",
+            "takes files away one by one",
+        ),
+        (
+            "from: a/\n    to: b/\n    publish: { last: \"a[\" }",
+            "is not a glob",
+        ),
+        (
+            "from: a/\n    to: b/\n    publish: { last: \"*.x\" }\n    match: { manifest: { file: \"*.x\" } }",
+            "says what comes last",
+        ),
+        (
+            "watch: a/\n    to: b/\n    match: { manifest: { file: \"*.x\" } }",
+            "a manifest is for jobs that run",
+        ),
+        (
+            "from: a/\n    to: b/\n    match: { limit: 3, manifest: { file: \"*.x\" } }",
+            "could leave out what a manifest lists",
+        ),
+        (
+            "from: a/\n    to: b/\n    match: { manifest: { file: \"*.x\", format: xml } }",
+            "sha256sum",
+        ),
+        (
             "from: a/\n    to: b/\n    after: { rename: a/b }",
             "added to the name",
         ),

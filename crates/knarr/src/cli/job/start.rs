@@ -107,6 +107,8 @@ async fn run_here(
         Some(message) if ended.report.state == RunState::Skipped => {
             tracing::warn!("skipped: {message}");
         }
+        // Of what it left to the next run.
+        Some(message) if ended.report.state == RunState::Done => tracing::warn!("{message}"),
         Some(message) => tracing::error!("{message}"),
         None => {}
     }

@@ -99,7 +99,7 @@ const COMMITS: [&str; 6] = [
 
 /// Kills `command` at every call of the commit path and has it repeated; `check` looks at what is there
 /// after the kill and, the second time, after the repetition.
-fn sweep(place: &Place, command: &[&str], check: impl Fn(&str, When)) {
+pub(super) fn sweep(place: &Place, command: &[&str], check: impl Fn(&str, When)) {
     fs::create_dir(place.path("empty")).unwrap();
     place.run(&["copy", "empty", "elsewhere"]).good();
     for directory in ["state", "in", "out"] {
@@ -136,14 +136,14 @@ fn sweep(place: &Place, command: &[&str], check: impl Fn(&str, When)) {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum When {
+pub(super) enum When {
     Killed,
     Repeated,
 }
 
 /// K11: there is a record of `name` with one of these actions.
 #[track_caller]
-fn has_record(place: &Place, context: &str, name: &str, actions: &[&str]) {
+pub(super) fn has_record(place: &Place, context: &str, name: &str, actions: &[&str]) {
     let records = place
         .run(&["history", "--files", "--json", "--path", name])
         .good();
