@@ -40,9 +40,58 @@ pub enum Action {
     Skipped,
     /// Older records were removed, as the retention says.
     Pruned,
+    /// A client of the own SFTP server logged in.
+    LoggedIn,
+    /// Attempts to log in to the own SFTP server, or to reach it, were refused.
+    LogInRefused,
+    /// A client of the own SFTP server uploaded it.
+    Uploaded,
+    /// An upload to the own SFTP server broke off.
+    UploadCut,
+    /// A client of the own SFTP server read it.
+    Downloaded,
+    /// A client of the own SFTP server removed it.
+    Removed,
+    /// A client of the own SFTP server gave it another name.
+    Moved,
+    /// A client of the own SFTP server made a directory or a link, set attributes, or wrote into a file.
+    Changed,
+    /// A request of a client of the own SFTP server was refused.
+    Refused,
+    /// Clients of the own SFTP server did something that could not be recorded.
+    Unrecorded,
 }
 
 impl Action {
+    /// All of them.
+    pub const ALL: [Self; 25] = [
+        Self::Created,
+        Self::Updated,
+        Self::Renamed,
+        Self::Deleted,
+        Self::SourceRemoved,
+        Self::SourceMoved,
+        Self::Adopted,
+        Self::Conflict,
+        Self::Failed,
+        Self::Parked,
+        Self::Problem,
+        Self::Held,
+        Self::Approved,
+        Self::Skipped,
+        Self::Pruned,
+        Self::LoggedIn,
+        Self::LogInRefused,
+        Self::Uploaded,
+        Self::UploadCut,
+        Self::Downloaded,
+        Self::Removed,
+        Self::Moved,
+        Self::Changed,
+        Self::Refused,
+        Self::Unrecorded,
+    ];
+
     /// The name in records and JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -62,31 +111,41 @@ impl Action {
             Self::Approved => "approved",
             Self::Skipped => "skipped",
             Self::Pruned => "pruned",
+            Self::LoggedIn => "logged_in",
+            Self::LogInRefused => "log_in_refused",
+            Self::Uploaded => "uploaded",
+            Self::UploadCut => "upload_cut",
+            Self::Downloaded => "downloaded",
+            Self::Removed => "removed",
+            Self::Moved => "moved",
+            Self::Changed => "changed",
+            Self::Refused => "refused",
+            Self::Unrecorded => "unrecorded",
         }
     }
 
     /// Reads [`Action::name`] back.
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [
-            Self::Created,
-            Self::Updated,
-            Self::Renamed,
-            Self::Deleted,
-            Self::SourceRemoved,
-            Self::SourceMoved,
-            Self::Adopted,
-            Self::Conflict,
-            Self::Failed,
-            Self::Parked,
-            Self::Problem,
-            Self::Held,
-            Self::Approved,
-            Self::Skipped,
-            Self::Pruned,
-        ]
-        .into_iter()
-        .find(|action| action.name() == name)
+        Self::ALL.into_iter().find(|action| action.name() == name)
+    }
+
+    /// Whether it tells what a client of the own SFTP server did, and nothing of what a job did.
+    #[must_use]
+    pub const fn is_of_a_client(self) -> bool {
+        matches!(
+            self,
+            Self::LoggedIn
+                | Self::LogInRefused
+                | Self::Uploaded
+                | Self::UploadCut
+                | Self::Downloaded
+                | Self::Removed
+                | Self::Moved
+                | Self::Changed
+                | Self::Refused
+                | Self::Unrecorded
+        )
     }
 }
 

@@ -13,6 +13,7 @@
 //! * [`watch`]: tells what changes, as far as the system tells.
 #![cfg(unix)]
 
+pub mod below;
 pub mod change;
 pub mod commit;
 pub mod copy;

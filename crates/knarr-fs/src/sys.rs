@@ -1,8 +1,7 @@
 //! What differs between systems, and the few calls everything else is made of.
 //!
 //! Constraint: nothing here follows a symbolic link, and nothing here leaves the directory handle
-//! that it is given. Linux checks that in one call (`openat2`); elsewhere, and on kernels and
-//! sandboxes without that call, the path is walked component by component with `O_NOFOLLOW`.
+//! that it is given: see [`crate::below`].
 
 use std::ffi::CStr;
 use std::mem::MaybeUninit;
@@ -16,22 +15,11 @@ use knarr_core::time::Timestamp;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
+use crate::below::{self, Links};
+pub(crate) use crate::below::{LISTING, PLACE, retrying};
+
 /// How many bytes of path are given to the kernel at once; below its limit of 4,096.
 const LONGEST_CALL: usize = 4000;
-
-/// A handle that is only a place: enough to resolve names from, with nothing but search permission.
-#[cfg(target_os = "linux")]
-pub(crate) const PLACE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-/// A handle that is only a place.
-#[cfg(not(target_os = "linux"))]
-pub(crate) const PLACE: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
-
-/// A directory that will be read.
-pub(crate) const LISTING: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
 
 /// Opens `path` below `at`, without following any symbolic link and without leaving `at`. An empty
 /// path is `at` itself. Paths of any length work.
@@ -71,85 +59,7 @@ fn open_short(
         // One name cannot lead anywhere else (`RelPath` has no `..`), so the older call is enough.
         return retrying(|| rustix::fs::openat(at, path, flags, mode));
     }
-    #[cfg(target_os = "linux")]
-    if let Some(result) = resolve::open(at, path, flags, mode) {
-        return result;
-    }
-    open_by_components(at, path, flags, mode)
-}
-
-pub(crate) fn open_by_components(
-    at: BorrowedFd<'_>,
-    path: &[u8],
-    flags: OFlags,
-    mode: Mode,
-) -> rustix::io::Result<OwnedFd> {
-    let mut reached: Option<OwnedFd> = None;
-    let mut names = path.split(|byte| *byte == b'/').peekable();
-    while let Some(name) = names.next() {
-        let from = reached.as_ref().map_or(at, AsFd::as_fd);
-        if names.peek().is_none() {
-            return retrying(|| rustix::fs::openat(from, name, flags, mode));
-        }
-        let next = rustix::fs::openat(from, name, PLACE | OFlags::NOFOLLOW, Mode::empty());
-        reached = Some(next.map_err(|errno| match errno {
-            // With O_DIRECTORY a link gives ENOTDIR; both mean: this is no directory to enter.
-            Errno::LOOP => Errno::NOTDIR,
-            other => other,
-        })?);
-    }
-    Err(Errno::NOENT)
-}
-
-#[cfg(target_os = "linux")]
-mod resolve {
-    use std::os::fd::{BorrowedFd, OwnedFd};
-    use std::sync::atomic::{AtomicBool, Ordering};
-
-    use rustix::fs::{Mode, OFlags, ResolveFlags};
-    use rustix::io::Errno;
-
-    static MISSING: AtomicBool = AtomicBool::new(false);
-
-    /// The result of `openat2`, or nothing where the call is missing or a sandbox forbids it.
-    pub(super) fn open(
-        at: BorrowedFd<'_>,
-        path: &[u8],
-        flags: OFlags,
-        mode: Mode,
-    ) -> Option<rustix::io::Result<OwnedFd>> {
-        if MISSING.load(Ordering::Relaxed) {
-            return None;
-        }
-        let resolve =
-            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        for _ in 0..16 {
-            match rustix::fs::openat2(at, path, flags, mode, resolve) {
-                // EAGAIN: something was renamed while the path was resolved.
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                Err(Errno::NOSYS) => {
-                    MISSING.store(true, Ordering::Relaxed);
-                    return None;
-                }
-                // Older sandboxes say EPERM to calls they do not know. The walk tells which it was.
-                Err(Errno::PERM) => return None,
-                result => return Some(result),
-            }
-        }
-        None
-    }
-}
-
-/// Repeats a call that a signal interrupted.
-pub(crate) fn retrying<T>(
-    mut call: impl FnMut() -> rustix::io::Result<T>,
-) -> rustix::io::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            result => return result,
-        }
-    }
+    below::open(at, path, flags, mode, Links::Refused)
 }
 
 /// The part before the last slash (empty for none) and the last component.

@@ -25,6 +25,8 @@ pub enum ServeEvent<'a> {
         user: &'a str,
         /// How.
         method: Method,
+        /// The key or the key of the certificate, as `SHA256:…`, if there was one.
+        fingerprint: Option<&'a str>,
         /// What became of it.
         outcome: LogIn,
     },
@@ -55,6 +57,8 @@ pub enum ServeEvent<'a> {
         read_bytes: u64,
         /// Bytes that were written.
         written_bytes: u64,
+        /// The length of the upload that this made complete, in bytes: [`ServeEvent::Uploaded`] follows.
+        uploaded_bytes: Option<u64>,
         /// Whether the client closed it.
         end: FileEnd,
     },
@@ -115,6 +119,8 @@ pub enum Method {
     Key,
     /// By a certificate.
     Certificate,
+    /// By a password, as the answer to a question.
+    Question,
 }
 
 impl Method {
@@ -126,6 +132,7 @@ impl Method {
             Self::Password => "password",
             Self::Key => "publickey",
             Self::Certificate => "certificate",
+            Self::Question => "keyboard-interactive",
         }
     }
 }

@@ -15,6 +15,7 @@
 
 pub mod client;
 pub mod codec;
+mod cutter;
 mod names;
 pub mod server;
 

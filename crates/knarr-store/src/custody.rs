@@ -70,29 +70,21 @@ pub const fn action_code(action: Action) -> u8 {
         Action::Approved => 13,
         Action::Skipped => 14,
         Action::Pruned => 15,
+        Action::LoggedIn => 17,
+        Action::LogInRefused => 18,
+        Action::Uploaded => 19,
+        Action::UploadCut => 20,
+        Action::Downloaded => 21,
+        Action::Removed => 22,
+        Action::Moved => 23,
+        Action::Changed => 24,
+        Action::Refused => 25,
+        Action::Unrecorded => 26,
     }
 }
 
-const ACTIONS: [Action; 15] = [
-    Action::Created,
-    Action::Updated,
-    Action::Renamed,
-    Action::Deleted,
-    Action::SourceRemoved,
-    Action::SourceMoved,
-    Action::Adopted,
-    Action::Conflict,
-    Action::Failed,
-    Action::Parked,
-    Action::Problem,
-    Action::Held,
-    Action::Approved,
-    Action::Skipped,
-    Action::Pruned,
-];
-
 fn action_of_code(code: i64) -> Option<Action> {
-    ACTIONS
+    Action::ALL
         .into_iter()
         .find(|action| i64::from(action_code(*action)) == code)
 }
@@ -403,5 +395,21 @@ impl Tx<'_> {
             (head.count.cast_signed(), head.hash.as_bytes().as_slice()),
         )?;
         Ok(head)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use knarr_core::record::Action;
+
+    use super::{action_code, action_of_code};
+
+    #[test]
+    fn each_action_has_a_code_and_a_name_of_its_own() {
+        for action in Action::ALL {
+            assert_eq!(action_of_code(i64::from(action_code(action))), Some(action));
+            assert_eq!(Action::from_name(action.name()), Some(action));
+        }
+        assert_eq!(action_of_code(0), None);
     }
 }

@@ -29,8 +29,24 @@ use std::process::ExitCode;
 /// Runs the program with the arguments of the process.
 #[must_use]
 pub fn main() -> ExitCode {
+    keep_memory_in();
     raise_open_files();
     cli::main(std::env::args_os())
+}
+
+/// Passwords and keys are in memory: no core dump takes them to a disk, and no other process of the same user reads them
+/// (`ptrace`, `/proc/…/mem`, `/proc/…/environ`). Root can, of course. Programs that are run get no cores either.
+fn keep_memory_in() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
+    // To lower a limit is always allowed; where it is not, there is nothing better to do than to go on.
+    setrlimit(Resource::Core, none).ok();
+    // Also where cores go to a program, which no limit holds for.
+    #[cfg(target_os = "linux")]
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).ok();
 }
 
 /// Allows as many open files as the system lets us: connections, directories and files in flight of many

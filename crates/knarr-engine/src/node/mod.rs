@@ -41,7 +41,7 @@ pub(crate) use crate::node::progress::Progress;
 pub(crate) use crate::node::room::{Landed, refused};
 pub(crate) use crate::node::scans::Scans;
 pub use crate::node::schedule::ScheduledJob;
-pub use crate::node::spec::{Looks, WatchJob};
+pub use crate::node::spec::{Completeness, Looks, WatchJob};
 pub use crate::node::told::{JobEvent, What};
 pub(crate) use crate::node::work::Until;
 pub(crate) use crate::node::write::Delivered;

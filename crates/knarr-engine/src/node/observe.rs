@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::EngineError;
 use crate::journal::Journal;
 use crate::node::scans::Scans;
-use crate::node::spec::WatchJob;
+use crate::node::spec::{Completeness, WatchJob};
 use crate::observer::{Event, Observer, Trouble};
 
 /// How many events become one transaction at most.
@@ -269,7 +269,10 @@ pub(crate) const AT_REST: &str = "unchanged for";
 
 /// The verdict for a file that nobody has told to be complete.
 pub(crate) fn at_rest(job: &WatchJob) -> String {
-    format!("{AT_REST} {}", knarr_core::units::Span(job.settle))
+    match job.complete {
+        Completeness::Uploaded if job.settle.is_zero() => "uploaded".to_owned(),
+        _ => format!("{AT_REST} {}", knarr_core::units::Span(job.settle)),
+    }
 }
 
 /// The mark for what was seen, if the job means it.

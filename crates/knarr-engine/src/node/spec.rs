@@ -30,6 +30,16 @@ pub enum Looks {
     InRuns,
 }
 
+/// By what a file counts as complete that nobody has told to be so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Completeness {
+    /// It was at rest for as long as the job says.
+    #[default]
+    Rest,
+    /// It has its name: it was uploaded to the own SFTP server, which gives names to what is complete only.
+    Uploaded,
+}
+
 /// A job that delivers what appears at its source: in directories that it watches, or at a place that it
 /// looks at in runs.
 #[derive(Debug, Clone)]
@@ -52,6 +62,8 @@ pub struct WatchJob {
     pub checks: Arc<FileChecks>,
     /// How long a file has to be at rest where nothing better says that it is complete.
     pub settle: Duration,
+    /// What else says that it is complete, where it need not be at rest.
+    pub complete: Completeness,
     /// What is done to a file on the way.
     pub steps: Steps,
     /// Where to.

@@ -11,7 +11,7 @@ use knarr_core::retry::RetryPolicy;
 use knarr_core::template::Template;
 use knarr_core::time::SystemClock;
 use knarr_engine::conditions::Choice;
-use knarr_engine::node::{Looks, WatchJob};
+use knarr_engine::node::{Completeness, Looks, WatchJob};
 use knarr_engine::observer::Collecting;
 use knarr_engine::oneshot::{Environment, OneShot, Report};
 use knarr_engine::{EngineError, Observer, Steps};
@@ -150,6 +150,7 @@ pub(crate) fn watch_job(name: &str, source: &Path, destination: Arc<dyn Remote>)
         conditions: Arc::default(),
         checks: Arc::default(),
         settle: Duration::from_millis(300),
+        complete: Completeness::default(),
         steps: Steps::default(),
         destination,
         template: Template::parse("").unwrap(),

@@ -3,35 +3,14 @@
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use knarr_fs::below;
+pub(crate) use knarr_fs::below::{LISTING, Links, PLACE, retrying};
 use knarr_sftp::server::FileError;
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 /// The names that this server gives to uploads that are not complete. Clients neither see nor reach them.
 pub(crate) const STAGED_PREFIX: &[u8] = b".knarr-upload-";
-
-/// A handle that is only a place.
-#[cfg(target_os = "linux")]
-pub(crate) const PLACE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-/// A handle that is only a place.
-#[cfg(not(target_os = "linux"))]
-pub(crate) const PLACE: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
-
-/// A directory that will be read or flushed.
-pub(crate) const LISTING: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
-
-/// Whether links are followed on the way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Links {
-    /// Yes, inside the root, as if it were the root of the machine.
-    Inside,
-    /// No.
-    Refused,
-}
 
 /// Where a client is.
 #[derive(Debug)]
@@ -105,7 +84,7 @@ impl Place {
                     At::Borrowed(root.as_fd())
                 } else {
                     let directory =
-                        open_below(root.as_fd(), directory, PLACE, Mode::empty(), *links);
+                        below::open(root.as_fd(), directory, PLACE, Mode::empty(), *links);
                     At::Owned(directory.map_err(failed)?)
                 };
                 let name = if name.is_empty() { b"." } else { name };
@@ -142,7 +121,7 @@ impl Place {
             }
             Self::Confined { root, links } => {
                 let path = if normal.is_empty() { b"." } else { normal };
-                open_below(root.as_fd(), path, flags, mode, *links).map_err(failed)
+                below::open(root.as_fd(), path, flags, mode, *links).map_err(failed)
             }
         }
     }
@@ -181,93 +160,6 @@ pub(crate) fn stays_inside(normal: &[u8], target: &[u8]) -> bool {
         }
     }
     true
-}
-
-fn open_below(
-    root: BorrowedFd<'_>,
-    path: &[u8],
-    flags: OFlags,
-    mode: Mode,
-    links: Links,
-) -> rustix::io::Result<OwnedFd> {
-    #[cfg(target_os = "linux")]
-    if let Some(result) = resolve::open(root, path, flags, mode, links) {
-        return result;
-    }
-    let _ = links;
-    open_by_components(root, path, flags, mode)
-}
-
-/// Where the kernel cannot be asked to stay below a directory, no link is followed.
-fn open_by_components(
-    root: BorrowedFd<'_>,
-    path: &[u8],
-    flags: OFlags,
-    mode: Mode,
-) -> rustix::io::Result<OwnedFd> {
-    let mut reached: Option<OwnedFd> = None;
-    let mut names = path.split(|byte| *byte == b'/').peekable();
-    while let Some(name) = names.next() {
-        let from = reached.as_ref().map_or(root, |reached| reached.as_fd());
-        if names.peek().is_none() {
-            return retrying(|| rustix::fs::openat(from, name, flags | OFlags::NOFOLLOW, mode));
-        }
-        let next = rustix::fs::openat(from, name, PLACE | OFlags::NOFOLLOW, Mode::empty())?;
-        reached = Some(next);
-    }
-    Err(Errno::NOENT)
-}
-
-#[cfg(target_os = "linux")]
-mod resolve {
-    use std::os::fd::{BorrowedFd, OwnedFd};
-
-    use rustix::fs::{Mode, OFlags, ResolveFlags};
-    use rustix::io::Errno;
-
-    use super::Links;
-
-    /// The result of `openat2`, or nothing where the call is missing or a sandbox forbids it.
-    pub(super) fn open(
-        root: BorrowedFd<'_>,
-        path: &[u8],
-        flags: OFlags,
-        mode: Mode,
-        links: Links,
-    ) -> Option<rustix::io::Result<OwnedFd>> {
-        let mut how = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
-        if links == Links::Refused {
-            how |= ResolveFlags::NO_SYMLINKS;
-        }
-        // A mode without O_CREAT is an error of this call.
-        let mode = if flags.contains(OFlags::CREATE) {
-            mode
-        } else {
-            Mode::empty()
-        };
-        for _ in 0..64 {
-            match rustix::fs::openat2(root, path, flags, mode, how) {
-                // EAGAIN: something was renamed while the path was resolved.
-                Err(Errno::AGAIN | Errno::INTR) => {}
-                // Older sandboxes say EPERM to calls they do not know. The walk tells which it was.
-                Err(Errno::NOSYS | Errno::PERM) => return None,
-                result => return Some(result),
-            }
-        }
-        Some(Err(Errno::AGAIN))
-    }
-}
-
-/// Repeats a call that a signal interrupted.
-pub(crate) fn retrying<T>(
-    mut call: impl FnMut() -> rustix::io::Result<T>,
-) -> rustix::io::Result<T> {
-    loop {
-        match call() {
-            Err(Errno::INTR) => {}
-            result => return result,
-        }
-    }
 }
 
 /// What the operating system said, as clients are told.

@@ -11,13 +11,14 @@ use std::sync::atomic::Ordering;
 use jiff::Timestamp;
 use knarr_core::time::{Clock as _, SystemClock};
 use knarr_sftp::server::{Execution, ServeLimits, ServeOptions, serve};
-use russh::keys::{Algorithm, Certificate};
+use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey};
 use russh::server::{
-    Auth, ChannelOpenHandle, Handle, Msg, PublicKeyOffer, Session, VerifiedPublicKey,
+    Auth, ChannelOpenHandle, Handle, Msg, PublicKeyOffer, Response, Session, VerifiedPublicKey,
 };
 use russh::{Channel, ChannelId, ChannelOpenFailure, MethodKind, MethodSet, Pty};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use zeroize::Zeroizing;
 
 use crate::event::{LogIn, Method, ServeEvent};
 use crate::ssh::channel::{Inbox, Sink, Source, receive};
@@ -93,7 +94,29 @@ fn methods() -> MethodSet {
     let mut methods = MethodSet::empty();
     methods.push(MethodKind::PublicKey);
     methods.push(MethodKind::Password);
+    methods.push(MethodKind::KeyboardInteractive);
     methods
+}
+
+/// By what somebody wants to log in.
+#[derive(Clone, Copy)]
+struct Proof<'a> {
+    method: Method,
+    /// The key that was shown, if there was one.
+    key: Option<&'a PublicKey>,
+}
+
+impl<'a> Proof<'a> {
+    const fn of(method: Method) -> Self {
+        Self { method, key: None }
+    }
+
+    const fn key(key: &'a PublicKey) -> Self {
+        Self {
+            method: Method::Key,
+            key: Some(key),
+        }
+    }
 }
 
 fn refusal() -> Auth {
@@ -122,11 +145,15 @@ impl Handler {
         self.connection.name.peer.ip()
     }
 
-    fn tell(&self, user: &str, method: Method, outcome: LogIn) {
+    fn tell(&self, user: &str, proof: Proof<'_>, fingerprint: Option<&str>, outcome: LogIn) {
+        let of_key = proof
+            .key
+            .map(|key| key.fingerprint(HashAlg::Sha256).to_string());
         self.connection.shared.observer.observe(&ServeEvent::LogIn {
             session: &self.connection.name,
             user,
-            method,
+            method: proof.method,
+            fingerprint: fingerprint.or(of_key.as_deref()),
             outcome,
         });
     }
@@ -150,7 +177,7 @@ impl Handler {
         }
         match (known.user.requirement, method) {
             (Requirement::Any, _) => {}
-            (Requirement::KeyAndPassword, Method::Password) => {
+            (Requirement::KeyAndPassword, Method::Password | Method::Question) => {
                 // It is not told that the password was right.
                 if self.half.as_deref() != Some(name) {
                     return LogIn::WrongCredential;
@@ -177,16 +204,22 @@ impl Handler {
         &mut self,
         known: Option<&Arc<Known>>,
         name: &str,
-        method: Method,
+        proof: Proof<'_>,
         right: bool,
     ) -> Auth {
-        let outcome = self.judge(known, name, method, right);
-        self.tell(name, method, outcome);
+        let outcome = self.judge(known, name, proof.method, right);
+        self.tell(name, proof, None, outcome);
+        self.answer(outcome)
+    }
+
+    /// What the client is told of it.
+    fn answer(&self, outcome: LogIn) -> Auth {
         match outcome {
             LogIn::Accepted => Auth::Accept,
             LogIn::Partial => {
                 let mut methods = MethodSet::empty();
                 methods.push(MethodKind::Password);
+                methods.push(MethodKind::KeyboardInteractive);
                 Auth::Reject {
                     proceed_with_methods: Some(methods),
                     partial_success: true,
@@ -197,6 +230,15 @@ impl Handler {
                 refusal()
             }
         }
+    }
+
+    async fn by_password(&mut self, user: &str, password: &str, method: Method) -> Auth {
+        let known = self.connection.shared.users.get(user);
+        let hash = known
+            .as_ref()
+            .and_then(|known| known.user.password.as_ref());
+        let right = self.connection.shared.passwords.check(hash, password).await;
+        self.conclude(known.as_ref(), user, Proof::of(method), right)
     }
 
     fn key_admits(&self, known: Option<&Arc<Known>>, key: &russh::keys::PublicKey) -> bool {
@@ -293,12 +335,31 @@ impl russh::server::Handler for Handler {
     }
 
     async fn auth_password(&mut self, user: &str, password: &str) -> Outcome<Auth> {
-        let known = self.connection.shared.users.get(user);
-        let hash = known
-            .as_ref()
-            .and_then(|known| known.user.password.as_ref());
-        let right = self.connection.shared.passwords.check(hash, password).await;
-        Ok(self.conclude(known.as_ref(), user, Method::Password, right))
+        Ok(self.by_password(user, password, Method::Password).await)
+    }
+
+    /// One question, for the password: for clients that know no other way to ask for one.
+    async fn auth_keyboard_interactive<'a>(
+        &'a mut self,
+        user: &str,
+        _submethods: &str,
+        response: Option<Response<'a>>,
+    ) -> Outcome<Auth> {
+        let Some(mut answers) = response else {
+            return Ok(Auth::Partial {
+                name: "".into(),
+                instructions: "".into(),
+                prompts: vec![("Password: ".into(), false)].into(),
+            });
+        };
+        let answer = answers.next().unwrap_or_default();
+        let answer = Zeroizing::new(String::from_utf8(answer.to_vec()).unwrap_or_default());
+        // Two answers to one question are none.
+        let answer = match answers.next() {
+            None => answer.as_str(),
+            Some(_) => "",
+        };
+        Ok(self.by_password(user, answer, Method::Question).await)
     }
 
     async fn auth_publickey_offered(
@@ -318,13 +379,15 @@ impl russh::server::Handler for Handler {
         if users.take_certificates() || self.key_admits(known.as_ref(), offer.public_key) {
             return Ok(Auth::Accept);
         }
-        Ok(self.conclude(known.as_ref(), user, Method::Key, false))
+        let proof = Proof::key(offer.public_key);
+        Ok(self.conclude(known.as_ref(), user, proof, false))
     }
 
     async fn auth_publickey(&mut self, user: &str, key: VerifiedPublicKey<'_>) -> Outcome<Auth> {
         let known = self.connection.shared.users.get(user);
         let right = self.key_admits(known.as_ref(), key.public_key);
-        Ok(self.conclude(known.as_ref(), user, Method::Key, right))
+        let proof = Proof::key(key.public_key);
+        Ok(self.conclude(known.as_ref(), user, proof, right))
     }
 
     async fn auth_openssh_certificate(&mut self, user: &str, shown: &Certificate) -> Outcome<Auth> {
@@ -333,7 +396,11 @@ impl russh::server::Handler for Handler {
             let authorities = &known.user.authorities;
             certificate::admits(shown, authorities, user, self.address(), now())
         });
-        Ok(self.conclude(known.as_ref(), user, Method::Certificate, right))
+        let outcome = self.judge(known.as_ref(), user, Method::Certificate, right);
+        let key = shown.public_key().fingerprint(HashAlg::Sha256).to_string();
+        let proof = Proof::of(Method::Certificate);
+        self.tell(user, proof, Some(&key), outcome);
+        Ok(self.answer(outcome))
     }
 
     async fn channel_open_session(

@@ -21,6 +21,14 @@ pub(crate) struct Observed {
     uploads: Mutex<VecDeque<(Vec<u8>, u64)>>,
 }
 
+/// A file that was open.
+struct File<'a> {
+    path: &'a [u8],
+    read_bytes: u64,
+    written_bytes: u64,
+    uploaded_bytes: Option<u64>,
+}
+
 impl Observed {
     pub(crate) fn new(connection: Arc<Connection>, user: String, files: Arc<UserFiles>) -> Self {
         Self {
@@ -69,7 +77,7 @@ impl Observed {
         uploads.push_back((path, length_bytes));
     }
 
-    fn closed(&self, path: &[u8], read_bytes: u64, written_bytes: u64, end: FileEnd) {
+    fn closed(&self, file: &File<'_>, end: FileEnd) {
         let less = |now: usize| Some(now.saturating_sub(1));
         let open = &self.connection.open_files;
         open.fetch_update(Ordering::AcqRel, Ordering::Acquire, less)
@@ -77,9 +85,10 @@ impl Observed {
         self.tell(&ServeEvent::Closed {
             session: &self.connection.name,
             user: &self.user,
-            path,
-            read_bytes,
-            written_bytes,
+            path: file.path,
+            read_bytes: file.read_bytes,
+            written_bytes: file.written_bytes,
+            uploaded_bytes: file.uploaded_bytes,
             end,
         });
     }
@@ -114,11 +123,28 @@ impl Observer for Observed {
                 path,
                 read_bytes,
                 written_bytes,
-            } => self.closed(path, *read_bytes, *written_bytes, FileEnd::Closed),
+                uploaded_bytes,
+            } => {
+                let file = File {
+                    path,
+                    read_bytes: *read_bytes,
+                    written_bytes: *written_bytes,
+                    uploaded_bytes: *uploaded_bytes,
+                };
+                self.closed(&file, FileEnd::Closed);
+            }
             Event::Abandoned {
                 path,
                 written_bytes,
-            } => self.closed(path, 0, *written_bytes, FileEnd::Abandoned),
+            } => {
+                let file = File {
+                    path,
+                    read_bytes: 0,
+                    written_bytes: *written_bytes,
+                    uploaded_bytes: None,
+                };
+                self.closed(&file, FileEnd::Abandoned);
+            }
             Event::Uploaded { path, length_bytes } => {
                 self.uploaded(path, Some(*length_bytes), Verdict::Closed);
                 self.remember(path.to_vec(), *length_bytes);

@@ -123,6 +123,7 @@ fn config(options: &ServerOptions, host_keys: &HostKeys) -> Config {
     let mut methods = MethodSet::empty();
     methods.push(MethodKind::PublicKey);
     methods.push(MethodKind::Password);
+    methods.push(MethodKind::KeyboardInteractive);
     Config {
         server_id: SshId::Standard("SSH-2.0-Knarr".into()),
         methods,

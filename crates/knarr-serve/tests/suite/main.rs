@@ -6,11 +6,13 @@
 
 mod clients;
 mod confined;
+mod exchange;
 mod gate;
 mod hostile;
 mod login;
 mod places;
 mod protocol;
+mod questions;
 mod sessions;
 mod states;
 mod support;

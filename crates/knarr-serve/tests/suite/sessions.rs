@@ -4,6 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -229,7 +230,52 @@ fn h43_a_client_that_takes_nothing_holds_up_nobody_else() {
     gate.sftp("ls\n");
 }
 
-fn resident_bytes() -> u64 {
+/// A client that takes its replies a byte at a time, for as long as the test is about others.
+#[test]
+fn h43_a_client_that_takes_a_byte_at_a_time_costs_what_it_may_and_holds_up_nobody() {
+    let gate = Gate::new();
+    write(&gate.path("file"), &noise(64 * 4096, 8));
+    let mut pipe = Pipe::open(&gate);
+    let handle = pipe.open_file(b"/file");
+    // 800 MB of replies, if all of them were made.
+    let requests = reads(&handle, 200_000);
+    let mut stdin = pipe.child.stdin.take().unwrap();
+    let writing = std::thread::spawn(move || {
+        stdin.write_all(&requests).ok();
+        stdin
+    });
+    let mut stdout = pipe.child.stdout.take().unwrap();
+    let (stop, stopped) = std::sync::mpsc::channel::<()>();
+    let dripping = std::thread::spawn(move || {
+        let (mut byte, mut taken) = ([0], 0_u32);
+        while stopped.recv_timeout(Duration::from_millis(10)) == Err(RecvTimeoutError::Timeout) {
+            taken += u32::try_from(stdout.read(&mut byte).unwrap_or(0)).unwrap();
+        }
+        taken
+    });
+    let before = resident_bytes();
+    let content = noise(3_000_000, 4);
+    gate.runtime.block_on(async {
+        let (_session, client) = gate.connect().await;
+        for round in 0..20 {
+            let path = format!("/other{round}");
+            put(&client, &path, &content).await;
+            assert!(get(&client, &path).await == content);
+        }
+    });
+    let after = resident_bytes();
+    assert!(
+        after.saturating_sub(before) < 100_000_000,
+        "{before} {after}"
+    );
+    drop(stop);
+    drop(pipe);
+    assert!(dripping.join().unwrap() > 0, "nothing came at all");
+    drop(writing.join().unwrap());
+    gate.sftp("ls\n");
+}
+
+pub(crate) fn resident_bytes() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status
         .lines()

@@ -25,7 +25,7 @@ fn gate() -> Gate {
 }
 
 /// A packet without encryption.
-fn packet(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn packet(payload: &[u8]) -> Vec<u8> {
     let padding = 8 - (payload.len() + 5) % 8 + 8;
     let length = u32::try_from(payload.len() + 1 + padding).unwrap();
     let mut packet = length.to_be_bytes().to_vec();
@@ -57,7 +57,7 @@ fn answers(mut stream: TcpStream) -> Vec<u8> {
     numbers
 }
 
-fn string(text: &[u8]) -> Vec<u8> {
+pub(crate) fn string(text: &[u8]) -> Vec<u8> {
     let mut out = u32::try_from(text.len()).unwrap().to_be_bytes().to_vec();
     out.extend_from_slice(text);
     out
@@ -213,7 +213,7 @@ for number in range(1, 101):
             seen = []
             transport._handler_table = dict(transport._handler_table)
             for answer in (52, 91):
-                transport._handler_table[answer] = lambda self, m, a=answer: seen.append(a)
+                transport._handler_table[answer] = lambda m, a=answer: seen.append(a)
             try:
                 transport._send_message(m)
             except Exception:

@@ -9,7 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::AbortHandle;
 use tokio::time::timeout;
 
-use crate::client::core::{Answer, Core, Expect, Pending};
+use crate::client::answer::{Answer, Expect, Pending};
+use crate::client::core::Core;
 use crate::client::framer::{Frame, Framer};
 use crate::client::{
     ConnectionError, Error, PacketSink, PacketSource, StreamSink, StreamSource, tasks,

@@ -8,20 +8,17 @@
 //! number of slots never exceeds the limit.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use tokio::sync::{Notify, Semaphore, SemaphorePermit, TryAcquireError, oneshot};
 use tokio::time::Instant;
 
+use crate::client::answer::{Expect, Pending, ReplySender, Waiter};
 use crate::client::{ConnectionError, Error};
-use crate::codec::{
-    Attributes, CodecError, LENGTH_BYTES, NameEntry, Request, Status, encode_write_header,
-};
+use crate::codec::{CodecError, LENGTH_BYTES, Request, encode_write_header};
 
 /// Requests that carry and ask for less than this are limited by their number alone.
 const LIGHT_BYTES: u32 = 4096;
@@ -31,106 +28,6 @@ const COALESCED_BYTES: usize = 32 * 1024;
 
 /// Room for small packets in a fresh buffer.
 const FRESH_BYTES: usize = 4096;
-
-/// The reply that a request waits for. Each may be a status instead.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Expect {
-    Status,
-    Handle,
-    Data { asked_bytes: u32 },
-    Names,
-    Attributes,
-    Extended,
-}
-
-impl Expect {
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Status => "a status",
-            Self::Handle => "a handle",
-            Self::Data { .. } => "data",
-            Self::Names => "names",
-            Self::Attributes => "attributes",
-            Self::Extended => "an extended reply",
-        }
-    }
-}
-
-/// A reply on its way to who asked.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    Status(Status),
-    Handle(RawHandle),
-    Data(Payload),
-    Names(Vec<NameEntry>),
-    Attributes(Attributes),
-    Extended(Bytes),
-}
-
-/// The payload of a DATA reply, in the pieces in which it arrived.
-#[derive(Debug)]
-pub(crate) enum Payload {
-    One(Bytes),
-    Pieces(Vec<Bytes>),
-}
-
-/// A handle that is given back when it is dropped.
-#[derive(Debug)]
-pub(crate) struct RawHandle {
-    pub(crate) bytes: Bytes,
-    core: Arc<Core>,
-}
-
-impl RawHandle {
-    pub(crate) fn new(bytes: Bytes, core: Arc<Core>) -> Self {
-        Self { bytes, core }
-    }
-
-    /// Takes the handle out, to close it in view of its caller.
-    pub(crate) fn disarm(mut self) -> Bytes {
-        std::mem::take(&mut self.bytes)
-    }
-}
-
-impl Drop for RawHandle {
-    fn drop(&mut self) {
-        // Only `disarm` leaves it empty; a server that makes empty handles keeps them.
-        if !self.bytes.is_empty() {
-            self.core.close_later(std::mem::take(&mut self.bytes));
-        }
-    }
-}
-
-/// A request in flight.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    receiver: oneshot::Receiver<Result<Answer, Arc<ConnectionError>>>,
-    core: Arc<Core>,
-}
-
-impl Pending {
-    /// The reply, if it has arrived.
-    pub(crate) fn try_answer(&mut self) -> Option<Result<Answer, Error>> {
-        match self.receiver.try_recv() {
-            Ok(outcome) => Some(outcome.map_err(|reason| Error::lost(&reason))),
-            Err(oneshot::error::TryRecvError::Empty) => None,
-            Err(oneshot::error::TryRecvError::Closed) => Some(Err(self.core.failure())),
-        }
-    }
-}
-
-impl Future for Pending {
-    type Output = Result<Answer, Error>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.receiver)
-            .poll(context)
-            .map(|received| match received {
-                Ok(outcome) => outcome.map_err(|reason| Error::lost(&reason)),
-                Err(_) => Err(self.core.failure()),
-            })
-    }
-}
 
 /// Leave to send a request; given back if it is dropped unused.
 #[derive(Debug)]
@@ -146,7 +43,7 @@ struct Occupant {
     /// Permits for bytes to give back.
     weight: u32,
     /// `None` if nobody waits.
-    reply: Option<oneshot::Sender<Result<Answer, Arc<ConnectionError>>>>,
+    reply: Option<ReplySender>,
 }
 
 #[derive(Debug, Default)]
@@ -196,23 +93,6 @@ pub(crate) struct Core {
     outstanding: AtomicUsize,
     /// Wakes the task that sends.
     to_send: Notify,
-}
-
-/// Who waits for a reply, taken out of its slot.
-#[derive(Debug)]
-pub(crate) struct Waiter {
-    pub(crate) expect: Expect,
-    reply: Option<oneshot::Sender<Result<Answer, Arc<ConnectionError>>>>,
-}
-
-impl Waiter {
-    /// Hands the answer over. If nobody takes it, it is dropped; must not be called under the lock,
-    /// because dropping a handle takes it.
-    pub(crate) fn answer(self, answer: Answer) {
-        if let Some(reply) = self.reply {
-            drop(reply.send(Ok(answer)));
-        }
-    }
 }
 
 impl Core {
@@ -462,7 +342,7 @@ impl Core {
     }
 
     /// Gives a handle back without waiting and without telling anyone how that went.
-    fn close_later(&self, handle: Bytes) {
+    pub(crate) fn close_later(&self, handle: Bytes) {
         let permit = self.slot_permits.try_acquire();
         let mut state = self.lock();
         if state.failure.is_some() {

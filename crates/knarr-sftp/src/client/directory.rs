@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::client::core::{Answer, Expect, Pending};
+use crate::client::answer::{Answer, Expect, Pending};
 use crate::client::operations::{NAMES_WEIGHT, refused};
 use crate::client::{Error, Handle};
 use crate::codec::{NameEntry, Request, StatusCode};

@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::client::core::{Answer, Expect, Payload, Pending};
+use crate::client::answer::{Answer, Expect, Payload, Pending};
 use crate::client::handle::next_joining;
 use crate::client::operations::refused;
 use crate::client::{Error, Handle};

@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use crate::client::core::Pending;
+use crate::client::answer::Pending;
 use crate::client::handle::next_joining;
 use crate::client::operations::finished;
 use crate::client::{Error, Handle};

@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use tokio::sync::mpsc;
 
-use crate::client::core::{Answer, Expect, Payload, Pending, RawHandle};
+use crate::client::answer::{Answer, Expect, Payload, Pending, RawHandle};
 use crate::client::operations::{Subject, finished, refused, unsendable};
 use crate::client::{Client, Error};
 use crate::codec::{Attributes, ExtendedRequest, Extension, Request};

@@ -14,6 +14,7 @@
 //! * Silence is measured on the connection, not for each request: a request may wait long behind
 //!   others as long as bytes arrive.
 
+mod answer;
 mod connection;
 mod core;
 mod directory;

@@ -6,8 +6,8 @@
 
 use bytes::Bytes;
 
+use crate::client::answer::{Answer, Expect, Pending};
 use crate::client::connection::{check_status, fail_decoding};
-use crate::client::core::{Answer, Expect, Pending};
 use crate::client::{Client, Directory, DirectoryOptions, Error, Handle};
 use crate::codec::{
     Attributes, ExtendedRequest, Extension, FilesystemStatistics, OpenFlags, Request,

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use crate::client::core::{Answer, Core, Expect, Outgoing, Payload, RawHandle, Waiter};
+use crate::client::answer::{Answer, Expect, Payload, RawHandle, Waiter};
+use crate::client::core::{Core, Outgoing};
 use crate::client::framer::{Frame, Framer};
 use crate::client::{ConnectionError, PacketSink, PacketSource};
 use crate::codec::{Reply, ServerPacket, StatusCode};

@@ -1,17 +1,13 @@
-//! Cuts a stream of chunks into packets of a client, and packets into work.
+//! Work from a stream of chunks of a client.
 //!
-//! Constraints: a packet inside one chunk is a slice of it. The payload of a WRITE that is spread over chunks is
-//! handed on as the slices that it is, and goes to the file from where it was received. Every other packet is
-//! small and put together. A client that sends its bytes one by one must not make a list of a packet's bytes, so
-//! from a few pieces on the rest is copied into one buffer.
+//! Constraint: the payload of a WRITE that is spread over chunks is handed on as the slices that it is, and goes to the
+//! file from where it was received. Every other packet is small and put together. How it is cut: [`crate::cutter`].
 
-use bytes::{Buf as _, Bytes, BytesMut};
+use bytes::{Buf as _, Bytes};
 
-use crate::codec::{ClientPacket, CodecError, HANDLE_LIMIT, LENGTH_BYTES, Request, kind};
+use crate::codec::{ClientPacket, CodecError, HANDLE_LIMIT, Request, kind};
+use crate::cutter::{Cut, Cutter, ImpossibleLength, shorten};
 use crate::server::ServeError;
-
-/// Pieces of a packet that are kept apart before the rest is copied.
-const PIECES: usize = 16;
 
 /// Bytes of a WRITE before its handle (type, id, length) and between handle and payload (offset, length).
 const WRITE_HEAD: usize = 9;
@@ -42,120 +38,47 @@ pub(crate) enum Task {
 
 #[derive(Debug)]
 pub(crate) struct Framer {
-    limit_bytes: usize,
-    /// The chunk that is being cut.
-    chunk: Bytes,
-    /// The length field, as far as it has arrived.
-    length: [u8; LENGTH_BYTES],
-    length_bytes: usize,
-    /// The packet that is being collected: pieces, then what was copied, then what is missing.
-    pieces: Vec<Bytes>,
-    copied: BytesMut,
-    missing_bytes: usize,
-    collecting: bool,
+    cutter: Cutter,
 }
 
 impl Framer {
     pub(crate) fn new(limit_bytes: usize) -> Self {
         Self {
-            limit_bytes,
-            chunk: Bytes::new(),
-            length: [0; LENGTH_BYTES],
-            length_bytes: 0,
-            pieces: Vec::new(),
-            copied: BytesMut::new(),
-            missing_bytes: 0,
-            collecting: false,
+            cutter: Cutter::new(limit_bytes),
         }
     }
 
     /// Takes the next chunk. The one before must have been used up: `next` returned `None`.
     pub(crate) fn push(&mut self, chunk: Bytes) {
-        debug_assert!(self.chunk.is_empty(), "the chunk before was not used up");
-        self.chunk = chunk;
+        self.cutter.push(chunk);
     }
 
     /// Bytes of an unfinished packet.
     pub(crate) fn partial_bytes(&self) -> usize {
-        let pieces: usize = self.pieces.iter().map(Bytes::len).sum();
-        self.length_bytes + pieces + self.copied.len()
+        self.cutter.partial_bytes()
     }
 
     /// The next packet that is complete, with its length in bytes, or `None` if a chunk is needed.
     pub(crate) fn next(&mut self) -> Result<Option<(Work, usize)>, ServeError> {
-        if !self.collecting && !self.start()? {
-            return Ok(None);
-        }
-        if self.pieces.is_empty()
-            && self.copied.is_empty()
-            && self.chunk.len() >= self.missing_bytes
-        {
-            let body = self.chunk.split_to(self.missing_bytes);
-            self.finish();
-            let bytes = body.len();
-            return Ok(Some((work_of(body)?, bytes)));
-        }
-        self.collect();
-        if self.missing_bytes > 0 {
-            return Ok(None);
-        }
-        let mut pieces = std::mem::take(&mut self.pieces);
-        if !self.copied.is_empty() {
-            pieces.push(std::mem::take(&mut self.copied).freeze());
-        }
-        self.finish();
-        let bytes = pieces.iter().map(Bytes::len).sum();
-        let work = match write_in_pieces(&mut pieces) {
-            Some(work) => work,
-            None => work_of(pieces.concat().into())?,
-        };
-        Ok(Some((work, bytes)))
-    }
-
-    /// Reads the length; false if it has not arrived yet.
-    fn start(&mut self) -> Result<bool, ServeError> {
-        while self.length_bytes < LENGTH_BYTES {
-            if self.chunk.is_empty() {
-                return Ok(false);
+        let cut = self.cutter.next().map_err(|impossible| {
+            let ImpossibleLength { bytes, limit_bytes } = impossible;
+            ServeError::PacketLength { bytes, limit_bytes }
+        })?;
+        Ok(match cut {
+            None => None,
+            Some(Cut::Whole(body)) => {
+                let bytes = body.len();
+                Some((work_of(body)?, bytes))
             }
-            self.length[self.length_bytes] = self.chunk.get_u8();
-            self.length_bytes += 1;
-        }
-        let bytes = u32::from_be_bytes(self.length);
-        match usize::try_from(bytes) {
-            Ok(length) if length > 0 && length <= self.limit_bytes => {
-                self.missing_bytes = length;
-                self.collecting = true;
-                Ok(true)
+            Some(Cut::Pieces(mut pieces)) => {
+                let bytes = pieces.iter().map(Bytes::len).sum();
+                let work = match write_in_pieces(&mut pieces) {
+                    Some(work) => work,
+                    None => work_of(pieces.concat().into())?,
+                };
+                Some((work, bytes))
             }
-            _ => Err(ServeError::PacketLength {
-                bytes,
-                limit_bytes: self.limit_bytes,
-            }),
-        }
-    }
-
-    fn collect(&mut self) {
-        let bytes = self.chunk.len().min(self.missing_bytes);
-        if bytes == 0 {
-            return;
-        }
-        let piece = self.chunk.split_to(bytes);
-        if self.copied.is_empty() && self.pieces.len() < PIECES {
-            self.pieces.push(piece);
-        } else {
-            if self.copied.is_empty() {
-                self.copied.reserve(self.missing_bytes);
-            }
-            self.copied.extend_from_slice(&piece);
-        }
-        self.missing_bytes -= bytes;
-    }
-
-    fn finish(&mut self) {
-        self.collecting = false;
-        self.length_bytes = 0;
-        self.missing_bytes = 0;
+        })
     }
 }
 
@@ -207,12 +130,7 @@ fn write_in_pieces(pieces: &mut Vec<Bytes>) -> Option<Work> {
     }
     first.advance(header);
     // rclone sends bytes behind the declared ones; they are not part of the file.
-    let mut wanted = declared;
-    for piece in pieces.iter_mut() {
-        piece.truncate(wanted);
-        wanted -= piece.len();
-    }
-    pieces.retain(|piece| !piece.is_empty());
+    shorten(pieces, declared);
     Some(Work {
         id,
         task: Task::Write {
@@ -225,6 +143,7 @@ fn write_in_pieces(pieces: &mut Vec<Bytes>) -> Option<Work> {
 
 #[cfg(test)]
 mod tests {
+    use bytes::BytesMut;
     use proptest::prelude::{any, prop};
     use proptest::{prop_assert_eq, proptest};
 
@@ -284,12 +203,10 @@ mod tests {
     }
 
     #[test]
-    fn h43_impossible_lengths_are_refused_before_anything_is_allocated() {
-        for length in [0_u32, 101, 0x7fff_ffff, u32::MAX] {
-            let mut framer = Framer::new(100);
-            framer.push(Bytes::copy_from_slice(&length.to_be_bytes()));
-            let error = framer.next().unwrap_err();
-            assert!(matches!(error, ServeError::PacketLength { bytes, .. } if bytes == length));
-        }
+    fn h43_impossible_lengths_end_the_connection() {
+        let mut framer = Framer::new(100);
+        framer.push(Bytes::copy_from_slice(&101_u32.to_be_bytes()));
+        let error = framer.next().unwrap_err();
+        assert!(matches!(error, ServeError::PacketLength { bytes: 101, .. }));
     }
 }

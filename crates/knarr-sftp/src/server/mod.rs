@@ -18,6 +18,7 @@
 //! What a file system does is up to [`FileSystem`]; how the bytes travel is up to the caller.
 
 mod error;
+mod exercise;
 mod file_system;
 mod framer;
 mod handles;
@@ -31,6 +32,7 @@ mod serve;
 mod session;
 
 pub use error::{FileError, ServeError};
+pub use exercise::exercise;
 pub use file_system::{
     Closed, DirectoryBatch, FileSystem, HashRange, OpenDirectory, OpenFile, Upload, UserNames,
 };

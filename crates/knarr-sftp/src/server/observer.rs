@@ -27,6 +27,8 @@ pub enum Event<'a> {
         read_bytes: u64,
         /// Bytes that were written.
         written_bytes: u64,
+        /// The length of the upload that this made complete, in bytes: [`Event::Uploaded`] follows.
+        uploaded_bytes: Option<u64>,
     },
     /// An upload is complete: it was closed, and stands under its name. This is when a job may take it.
     Uploaded {

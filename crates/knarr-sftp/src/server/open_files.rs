@@ -91,10 +91,15 @@ impl Session {
             Open::Directory(_) => return Ok(()),
         };
         let closed = file.file.close().await;
+        let upload = closed
+            .as_ref()
+            .ok()
+            .and_then(|closed| closed.upload.as_ref());
         self.observer.observe(&Event::Closed {
             path: &file.path,
             read_bytes: file.read_bytes,
             written_bytes: file.written_bytes,
+            uploaded_bytes: upload.map(|upload| upload.length_bytes),
         });
         match closed {
             Ok(closed) => {
@@ -125,10 +130,22 @@ impl Session {
         handle: &[u8],
         attributes: &Attributes,
     ) -> Result<(), FileError> {
-        match self.handles.get(handle)? {
-            Open::File(file) => file.file.set_attributes(attributes).await,
-            Open::Directory(directory) => directory.set_attributes(attributes).await,
+        let (path, outcome) = match self.handles.get(handle)? {
+            Open::File(file) => {
+                let path = file.path.clone();
+                (path, file.file.set_attributes(attributes).await)
+            }
+            Open::Directory(directory) => (Vec::new(), directory.set_attributes(attributes).await),
+        };
+        // Times go with each upload of some clients, and change nothing that anybody relies on.
+        let is_told = attributes.size.is_some()
+            || attributes.owner.is_some()
+            || attributes.permissions.is_some();
+        if is_told || outcome.is_err() {
+            let told = outcome.as_ref().copied();
+            self.note(Operation::Fsetstat, &path, None, told);
         }
+        outcome
     }
 
     pub(crate) async fn statistics_open(

@@ -67,7 +67,7 @@ fn full_attributes() -> Attributes {
     }
 }
 
-fn requests() -> Vec<(&'static str, Request)> {
+pub(crate) fn requests() -> Vec<(&'static str, Request)> {
     let (path, handle) = (bytes(b"/srv/f\xc3\xa4\xff"), bytes(b"\0\0\0\x01"));
     let (from, to) = (bytes(b".staged.part"), bytes(b"final name"));
     let permissions = Attributes::with_permissions(0o755);

@@ -9,3 +9,4 @@ mod hostile;
 mod openssh;
 mod script;
 mod server;
+mod streams;

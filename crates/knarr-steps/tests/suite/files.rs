@@ -6,7 +6,8 @@ use bytes::Bytes;
 use knarr_core::time::{Clock as _, SystemClock};
 use knarr_core::{RelPath, Timestamp};
 use knarr_steps::{
-    CHUNK_BYTES, Context, Emitted, Head, Keys, Node, Pipeline, StepError, StepSpec, StepSummary,
+    ArchiveFault, CHUNK_BYTES, Context, Emitted, Head, Keys, Node, Pipeline, StepError, StepSpec,
+    StepSummary,
 };
 
 /// The chunk sizes that every round trip is made with.
@@ -19,6 +20,15 @@ pub(crate) struct Output {
     pub(crate) node: Node,
     pub(crate) mode: Option<u32>,
     pub(crate) content: Vec<u8>,
+}
+
+/// Why an archive was refused.
+#[track_caller]
+pub(crate) fn fault(result: Result<Vec<Output>, StepError>) -> ArchiveFault {
+    match result {
+        Err(StepError::Archive { fault, .. }) => fault,
+        other => panic!("{other:?}"),
+    }
 }
 
 pub(crate) fn path(text: &str) -> RelPath {

@@ -2,20 +2,13 @@
 
 use knarr_steps::{ArchiveFault, Format, Node, StepError};
 
-use crate::files::{Output, contents, context, run, run_one};
+use crate::files::{Output, contents, context, fault, run, run_one};
 use crate::programs::output_of;
 use crate::support::{compress, text};
 use crate::tar_builder::{Entry, archive, extended, file, node, open_archive};
 
 fn extract(content: &[u8]) -> Result<Vec<Output>, StepError> {
     run_one("[extract]", &context(), "x.tar", content)
-}
-
-fn fault(result: Result<Vec<Output>, StepError>) -> ArchiveFault {
-    match result {
-        Err(StepError::Archive { fault, .. }) => fault,
-        other => panic!("{other:?}"),
-    }
 }
 
 fn refused(entries: &[Entry]) -> ArchiveFault {

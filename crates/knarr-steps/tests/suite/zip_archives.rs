@@ -2,20 +2,13 @@
 
 use knarr_steps::{ArchiveFault, Node, StepError};
 
-use crate::files::{Output, contents, context, run, run_one};
+use crate::files::{Output, contents, context, fault, run, run_one};
 use crate::programs::{output_of, run_in};
 use crate::support::text;
 use crate::zip_builder::{Entry, archive, deflated, stored};
 
 fn extract(content: &[u8]) -> Result<Vec<Output>, StepError> {
     run_one("[extract]", &context(), "x.zip", content)
-}
-
-fn fault(result: Result<Vec<Output>, StepError>) -> ArchiveFault {
-    match result {
-        Err(StepError::Archive { fault, .. }) => fault,
-        other => panic!("{other:?}"),
-    }
 }
 
 fn refused(entries: &[Entry]) -> ArchiveFault {

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand};
 use knarr_core::Timestamp;
 use knarr_core::plan::Brake;
 use knarr_engine::conditions::Conditions;
-use knarr_engine::node::{Looks, ScheduledJob, WatchJob};
+use knarr_engine::node::{Completeness, Looks, ScheduledJob, WatchJob};
 use knarr_engine::pickup::PickupJob;
 use knarr_remote::decorate::limit::Bandwidth;
 
@@ -232,6 +232,11 @@ pub(crate) async fn engine_job(job: Job, opener: &Opener<'_>) -> Result<WatchJob
         }),
         checks: Arc::new(job.checks),
         settle: job.settle.unwrap_or(USUAL_SETTLE),
+        complete: if job.after_upload.is_empty() {
+            Completeness::Rest
+        } else {
+            Completeness::Uploaded
+        },
         steps,
         destination,
         template: job.to.template,

@@ -99,7 +99,10 @@ async fn be_the_node(
     serve_metrics(&whole, &environment).await?;
     let (control, commands) = node::control();
     // The SFTP server of the configuration, if there is one, listens before the jobs begin.
-    let uploads = Arc::new(sftp_server::uploads::Uploads::new(&whole, control.clone()));
+    let audit = sftp_server::audit::Audit::start(environment.store.clone());
+    let audit = Arc::new(audit.map_err(CommandError::failed)?);
+    let uploads = sftp_server::uploads::Uploads::new(&whole, control.clone(), Arc::clone(&audit));
+    let uploads = Arc::new(uploads);
     let state = environment.store.directory();
     let serving = sftp_server::node::listen(
         &opener,
@@ -167,6 +170,7 @@ async fn be_the_node(
         () = stopped => tracing::warn!("something did not stop in time; it is resumed next time"),
     }
     delivering.end().await;
+    audit.end();
     tracing::info!("stopped");
     Ok(Outcome::Done)
 }

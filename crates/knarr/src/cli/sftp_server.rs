@@ -1,6 +1,7 @@
 //! `sftp-server`: the own SFTP server of the configuration, or one client on the standard streams, in the place of
 //! OpenSSH's own program.
 
+pub(crate) mod audit;
 pub(crate) mod log;
 pub(crate) mod node;
 mod password;
@@ -219,6 +220,7 @@ impl Observer for Logged {
                 path,
                 read_bytes,
                 written_bytes,
+                ..
             } => tracing::info!(path = %printable(path), read_bytes, written_bytes, "closed"),
             Event::Uploaded { path, length_bytes } => {
                 tracing::info!(path = %printable(path), length_bytes, "uploaded");

@@ -28,6 +28,7 @@ mod program;
 mod queue;
 mod record;
 mod secrets;
+mod sftp_audit;
 mod sftp_gate;
 mod sftp_server;
 mod terminal;

@@ -81,7 +81,8 @@ impl Place {
                         .unwrap()
                         .map(|entry| entry.unwrap().path()),
                 );
-            } else {
+            } else if path.is_file() {
+                // Not a socket, which has none.
                 bytes.extend(std::fs::read(path).unwrap());
             }
         }

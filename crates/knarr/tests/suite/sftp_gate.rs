@@ -14,14 +14,14 @@ use crate::program::{Place, contains};
 const PASSWORD: &str = "sentinel-Qm4v-password";
 
 /// A running `knarr`, with its log in a file.
-struct Running {
+pub(crate) struct Running {
     child: Child,
     port: u16,
     log: std::path::PathBuf,
 }
 
 impl Running {
-    fn start(place: &Place, arguments: &[&str], port: u16) -> Self {
+    pub(crate) fn start(place: &Place, arguments: &[&str], port: u16) -> Self {
         let log = place.path("log");
         let file = std::fs::File::create(&log).unwrap();
         let child = place
@@ -38,11 +38,11 @@ impl Running {
         running
     }
 
-    fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    fn sftp(&self, place: &Place, user: &str, more: &[String], batch: &str) -> Output {
+    pub(crate) fn sftp(&self, place: &Place, user: &str, more: &[String], batch: &str) -> Output {
         let mut command = Command::new("sftp");
         for option in [
             "UserKnownHostsFile=/dev/null".to_owned(),
@@ -67,7 +67,7 @@ impl Running {
     }
 
     /// Ends it by SIGTERM, and says whether that was in good order.
-    fn stop(&mut self) -> bool {
+    pub(crate) fn stop(&mut self) -> bool {
         knarr_testkit::process::send(self.child.id(), rustix::process::Signal::TERM);
         self.child.wait().unwrap().success()
     }
@@ -80,7 +80,7 @@ impl Drop for Running {
     }
 }
 
-fn keygen(file: &Path) -> String {
+pub(crate) fn keygen(file: &Path) -> String {
     let output = Command::new("ssh-keygen")
         .args(["-q", "-t", "ed25519", "-N", "", "-C", "acme", "-f"])
         .arg(file)
@@ -129,7 +129,7 @@ endpoints:
     (place, port)
 }
 
-fn good(output: &Output) -> String {
+pub(crate) fn good(output: &Output) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let told = format!("{}{}", text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{told}");

@@ -35,6 +35,7 @@ fn log_in(event: &ServeEvent<'_>) {
         session,
         user,
         method,
+        fingerprint,
         outcome,
     } = event
     else {
@@ -43,9 +44,9 @@ fn log_in(event: &ServeEvent<'_>) {
     let (peer, number, user) = (session.peer, session.number, shown(user.as_bytes()));
     let (method, text) = (method.name(), outcome.text());
     if matches!(outcome, LogIn::Accepted | LogIn::Partial) {
-        tracing::info!(%peer, session = number, user, method, "log-in: {text}");
+        tracing::info!(%peer, session = number, user, method, key = fingerprint, "log-in: {text}");
     } else {
-        tracing::warn!(%peer, session = number, user, method, "log-in refused: {text}");
+        tracing::warn!(%peer, session = number, user, method, key = fingerprint, "log-in refused: {text}");
     }
 }
 
@@ -80,6 +81,7 @@ fn file(event: &ServeEvent<'_>) {
             read_bytes,
             written_bytes,
             end,
+            ..
         } => {
             let (number, path) = (session.number, shown(path));
             let text = match end {

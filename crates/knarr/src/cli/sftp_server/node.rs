@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::context::Context;
-use crate::cli::sftp_server::log::Logged;
+use crate::cli::sftp_server::audit::Audit;
 use crate::command_error::{CommandError, CommandResult, Outcome};
 use crate::config::{SecretSource, ServedMount, ServedUser, SftpServer, UserPassword};
 use crate::location::{Asking, Opener, Role};
@@ -82,14 +82,20 @@ pub(super) fn run(context: &Context) -> CommandResult {
     }
     let state = context.state_of(&config)?;
     let runtime = context.runtime()?;
+    let store = context.open_store(&state)?;
     let result = runtime.block_on(async {
+        let retention = config.retention;
         let opener = Opener::with_config(context, config, Asking::Nobody);
-        let Some(listening) = listen(&opener, &state, Arc::new(Logged)).await? else {
+        let audit = Audit::start(store.clone()).map_err(CommandError::failed)?;
+        let audit = Arc::new(audit);
+        let Some(listening) = listen(&opener, &state, Arc::<Audit>::clone(&audit)).await? else {
             return Ok(Outcome::Done);
         };
         let stop = CancellationToken::new();
         crate::cli::stop::on_signals(&stop);
+        tokio::spawn(crate::retention::keep(store, retention, stop.clone()));
         listening.run(stop).await;
+        audit.end();
         tracing::info!("stopped");
         Ok(Outcome::Done)
     });

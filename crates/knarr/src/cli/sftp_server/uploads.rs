@@ -9,19 +9,20 @@ use knarr_engine::pickup::Cause;
 use knarr_serve::event::{ServeEvent, ServeObserver};
 use tokio::sync::Notify;
 
-use crate::cli::sftp_server::log::Logged;
+use crate::cli::sftp_server::audit::Audit;
 use crate::config::Config;
 
 /// How often a job that could not begin is asked for again.
 const AGAIN: Duration = Duration::from_secs(5);
 
-/// Logs what clients do, and begins the runs that wait for their uploads. However many uploads end meanwhile,
+/// Logs and records what clients do, and begins the runs that wait for their uploads. However many uploads end meanwhile,
 /// a job is asked for once; a run that is under way then is followed by one more.
 #[derive(Debug)]
 pub(crate) struct Uploads {
     /// Users, and the job that waits for each of them.
     waiting: RwLock<Vec<(String, String)>>,
     asked: Arc<Asked>,
+    audit: Arc<Audit>,
 }
 
 #[derive(Debug, Default)]
@@ -32,12 +33,13 @@ struct Asked {
 
 impl Uploads {
     /// For the jobs of a configuration. Ends with the node that `control` belongs to.
-    pub(crate) fn new(config: &Config, control: Control) -> Self {
+    pub(crate) fn new(config: &Config, control: Control, audit: Arc<Audit>) -> Self {
         let asked = Arc::new(Asked::default());
-        tokio::spawn(begin(Arc::clone(&asked), control));
+        tokio::spawn(begin(Arc::clone(&asked), control, Arc::clone(&audit)));
         let uploads = Self {
             waiting: RwLock::default(),
             asked,
+            audit,
         };
         uploads.replace(config);
         uploads
@@ -65,7 +67,7 @@ impl Uploads {
 
 impl ServeObserver for Uploads {
     fn observe(&self, event: &ServeEvent<'_>) {
-        Logged.observe(event);
+        self.audit.observe(event);
         let ServeEvent::Uploaded { user, .. } = event else {
             return;
         };
@@ -92,13 +94,19 @@ fn waiting(config: &Config) -> Vec<(String, String)> {
     config.jobs.values().flat_map(waits).collect()
 }
 
-async fn begin(asked: Arc<Asked>, control: Control) {
+async fn begin(asked: Arc<Asked>, control: Control, audit: Arc<Audit>) {
     loop {
         tokio::select! {
             () = asked.changed.notified() => {}
             () = tokio::time::sleep(AGAIN) => {}
         }
         let jobs = std::mem::take(&mut *asked.jobs.lock().unwrap_or_else(PoisonError::into_inner));
+        if !jobs.is_empty() {
+            // The story of a file begins with its upload, so that is on record first.
+            let audit = Arc::clone(&audit);
+            let written = tokio::task::spawn_blocking(move || audit.wait_until_written());
+            written.await.ok();
+        }
         for job in jobs {
             match control.trigger(&job, Cause::Upload).await {
                 Ok(()) => {}

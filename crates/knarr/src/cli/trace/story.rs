@@ -159,7 +159,12 @@ fn tell_details(record: &CustodyRecord, story: &mut Vec<Line>) {
     }
     let moves = matches!(
         record.action,
-        Action::Created | Action::Updated | Action::Failed | Action::Conflict
+        Action::Created
+            | Action::Updated
+            | Action::Failed
+            | Action::Conflict
+            | Action::Uploaded
+            | Action::Downloaded
     );
     if !record.source.is_empty() {
         let size = if moves {
@@ -227,6 +232,16 @@ const fn headline(record: &CustodyRecord) -> (&'static str, Option<Style>, &'sta
         Action::Approved => ("✓", Some(Style::Good), "approved"),
         Action::Skipped => ("·", None, "left alone"),
         Action::Pruned => ("·", None, "older records were removed"),
+        Action::LoggedIn => ("✓", Some(Style::Good), "logged in"),
+        Action::LogInRefused => ("✗", Some(Style::Bad), "log-in refused"),
+        Action::Uploaded => ("✓", Some(Style::Good), "uploaded"),
+        Action::UploadCut => ("!", Some(Style::Warning), "upload broken off"),
+        Action::Downloaded => ("✓", Some(Style::Good), "downloaded"),
+        Action::Removed => ("✓", Some(Style::Good), "removed by a client"),
+        Action::Moved => ("✓", Some(Style::Good), "renamed by a client"),
+        Action::Changed => ("✓", Some(Style::Good), "changed by a client"),
+        Action::Refused => ("✗", Some(Style::Bad), "refused"),
+        Action::Unrecorded => ("!", Some(Style::Warning), "not recorded"),
     }
 }
 
