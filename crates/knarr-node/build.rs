@@ -3,7 +3,9 @@
 use std::error::Error;
 
 /// The files of the protocol, one a service.
-const FILES: [&str; 8] = [
+const FILES: [&str; 11] = [
+    "proto/knarr/v1/alerts.proto",
+    "proto/knarr/v1/audit.proto",
     "proto/knarr/v1/endpoints.proto",
     "proto/knarr/v1/events.proto",
     "proto/knarr/v1/history.proto",
@@ -12,6 +14,7 @@ const FILES: [&str; 8] = [
     "proto/knarr/v1/queue.proto",
     "proto/knarr/v1/runs.proto",
     "proto/knarr/v1/secrets.proto",
+    "proto/knarr/v1/users.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -22,10 +22,12 @@ mod outstanding;
 mod report;
 mod row;
 mod s3;
+mod serve;
 mod sftp;
 mod sftp_peers;
 mod space;
 mod tools;
+mod transform;
 mod watch;
 
 use std::fs;
@@ -78,6 +80,8 @@ pub(crate) struct Scale {
     pub(crate) delayed_files: u64,
     /// Small files on the disk.
     pub(crate) local_files: u64,
+    /// Files in an archive.
+    pub(crate) archived_files: u64,
     /// Files whose latency is measured.
     pub(crate) latency_files: u32,
     /// Time between two of them.
@@ -94,6 +98,7 @@ const FULL: Scale = Scale {
     small_files: 5_000,
     delayed_files: 500,
     local_files: 200_000,
+    archived_files: 20_000,
     latency_files: 200,
     latency_period: Duration::from_millis(300),
     burst_files: 100_000,
@@ -106,6 +111,7 @@ const QUICK: Scale = Scale {
     small_files: 100,
     delayed_files: 50,
     local_files: 2_000,
+    archived_files: 500,
     latency_files: 10,
     latency_period: Duration::from_millis(100),
     burst_files: 1_000,
@@ -221,6 +227,8 @@ fn all_rows() -> Vec<Row> {
         .chain(s3::ROWS)
         .chain(local::ROWS)
         .chain(watch::ROWS)
+        .chain(serve::ROWS)
+        .chain(transform::ROWS)
         .collect()
 }
 

@@ -24,7 +24,7 @@ pub(crate) enum Scope {
 }
 
 /// Debian packages, each with a program of it by which it is known to be there.
-const PACKAGES: [(&str, &str); 27] = [
+const PACKAGES: [(&str, &str); 29] = [
     ("openssh-server", "sshd"),
     ("openssh-sftp-server", "/usr/lib/openssh/sftp-server"),
     ("openssh-client", "ssh-keygen"),
@@ -54,6 +54,12 @@ const PACKAGES: [(&str, &str); 27] = [
     ("gcc", "cc"),
     ("openssl", "openssl"),
     ("postgresql", "/usr/lib/postgresql"),
+    // A scanner over ICAP.
+    ("c-icap", "c-icap"),
+    (
+        "libc-icap-mod-contentfiltering",
+        "/usr/share/doc/libc-icap-mod-contentfiltering",
+    ),
 ];
 
 const REQUIREMENTS: &str = include_str!("../requirements.txt");

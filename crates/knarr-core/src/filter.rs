@@ -308,6 +308,17 @@ impl Filter {
     }
 }
 
+/// A glob that matches just this text.
+#[must_use]
+pub fn escaped(text: &str) -> String {
+    let escape = |c: char| match c {
+        '*' | '?' | '[' | ']' | '{' | '}' | ',' => format!("[{c}]"),
+        '\\' => "\\\\".to_owned(),
+        other => other.to_string(),
+    };
+    text.chars().map(escape).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -73,3 +73,16 @@ pub enum ManifestFormat {
     /// `md5`.
     Json,
 }
+
+/// Which jobs go first where several compete: for the transfers of an endpoint, and for the runs of a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Priority {
+    /// Four times as often as `normal`.
+    High,
+    /// What jobs have that do not say.
+    #[default]
+    Normal,
+    /// A quarter as often as `normal`.
+    Low,
+}

@@ -4,6 +4,7 @@ use jiff::tz::TimeZone;
 
 use crate::filter::{Filter, FilterError};
 use crate::moment::{self, Moment, MomentError};
+use crate::parameters::{self, Values};
 use crate::time::Timestamp;
 
 /// Which files a job means.
@@ -54,7 +55,8 @@ impl Matching {
         self.modified_from.is_none()
             && self.modified_until.is_none()
             && self.since == Since::Ever
-            && !globs.any(|glob| moment::has_dates(glob))
+            && !globs
+                .any(|glob| moment::has_dates(glob) || parameters::in_glob(glob).next().is_some())
     }
 
     /// What is meant by a run that begins at `now`. `last` is when the last good one began.
@@ -62,8 +64,25 @@ impl Matching {
     /// # Errors
     /// If a date cannot be told, or a glob is none once the dates stand in it.
     pub fn at(&self, now: Timestamp, last: Option<Timestamp>) -> Result<Filter, MatchingError> {
+        self.at_with(now, last, &Values::default())
+    }
+
+    /// The same, with the values of the run's parameters.
+    ///
+    /// # Errors
+    /// As [`Matching::at`].
+    pub fn at_with(
+        &self,
+        now: Timestamp,
+        last: Option<Timestamp>,
+        values: &Values,
+    ) -> Result<Filter, MatchingError> {
         let filled = |globs: &[String]| -> Result<Vec<String>, MatchingError> {
-            let fill = |glob: &String| moment::fill_dates(glob, now, &self.zone);
+            // The dates first: a value is never read as one.
+            let fill = |glob: &String| {
+                let dated = moment::fill_dates(glob, now, &self.zone);
+                dated.map(|glob| values.fill_glob(&glob))
+            };
             let filled: Result<_, _> = globs.iter().map(fill).collect();
             filled.map_err(MatchingError::Moment)
         };

@@ -60,11 +60,13 @@ pub enum Action {
     Refused,
     /// Clients of the own SFTP server did something that could not be recorded.
     Unrecorded,
+    /// Whoever it came from was told of its delivery, by a file.
+    Acknowledged,
 }
 
 impl Action {
     /// All of them.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Created,
         Self::Updated,
         Self::Renamed,
@@ -90,6 +92,7 @@ impl Action {
         Self::Changed,
         Self::Refused,
         Self::Unrecorded,
+        Self::Acknowledged,
     ];
 
     /// The name in records and JSON.
@@ -121,6 +124,7 @@ impl Action {
             Self::Changed => "changed",
             Self::Refused => "refused",
             Self::Unrecorded => "unrecorded",
+            Self::Acknowledged => "acknowledged",
         }
     }
 

@@ -5,6 +5,7 @@
 
 use jiff::tz::TimeZone;
 
+use crate::parameters::{PREFIX, Values};
 use crate::path::{PathError, RelPath};
 use crate::pattern::Pattern;
 use crate::time::Timestamp;
@@ -28,6 +29,8 @@ enum Part {
     Now(String),
     /// A named group of the expression that the source's path matches.
     Group(String),
+    /// A parameter of the run.
+    Parameter(String),
 }
 
 /// What a template is filled with.
@@ -78,6 +81,18 @@ impl Template {
     /// # Errors
     /// A [`TemplateError`].
     pub fn parse_with(text: &str, pattern: Option<&Pattern>) -> Result<Self, TemplateError> {
+        Self::parse_for(text, pattern, &[])
+    }
+
+    /// The same where `{param.NAME}` of these names are placeholders, too; see [`Template::bound`].
+    ///
+    /// # Errors
+    /// A [`TemplateError`].
+    pub fn parse_for(
+        text: &str,
+        pattern: Option<&Pattern>,
+        parameters: &[&str],
+    ) -> Result<Self, TemplateError> {
         let unclosed = || TemplateError::Unclosed(text.to_owned());
         let (mut parts, mut literal) = (Vec::new(), String::new());
         let mut rest = text.chars();
@@ -96,7 +111,7 @@ impl Template {
                     if !literal.is_empty() {
                         parts.push(Part::Text(std::mem::take(&mut literal)));
                     }
-                    parts.push(placeholder(inside, pattern)?);
+                    parts.push(placeholder(inside, pattern, parameters)?);
                     rest = behind.chars();
                 }
                 '}' => return Err(unclosed()),
@@ -128,6 +143,19 @@ impl Template {
         self.parts
             .iter()
             .any(|part| matches!(part, Part::Mtime(_) | Part::Now(_)))
+    }
+
+    /// The template with the values of a run's parameters in their places, as text.
+    #[must_use]
+    pub fn bound(&self, values: &Values) -> Self {
+        let bind = |part: &Part| match part {
+            Part::Parameter(name) => Part::Text(values.get(name).unwrap_or_default().to_owned()),
+            other => other.clone(),
+        };
+        Self {
+            parts: self.parts.iter().map(bind).collect(),
+            text: self.text.clone(),
+        }
     }
 
     /// Fills the template.
@@ -165,6 +193,8 @@ impl Template {
                         bytes.extend_from_slice(pattern.group(path, name).unwrap_or_default());
                     }
                 }
+                // It was bound before, if there is a run.
+                Part::Parameter(_) => {}
             }
         }
         // An empty {dir} leaves a slash too many; anything else that is odd is refused.
@@ -188,7 +218,16 @@ fn push_date(bytes: &mut Vec<u8>, format: &str, at: Timestamp, input: &TemplateI
     bytes.extend_from_slice(text.as_bytes());
 }
 
-fn placeholder(inside: &str, pattern: Option<&Pattern>) -> Result<Part, TemplateError> {
+fn placeholder(
+    inside: &str,
+    pattern: Option<&Pattern>,
+    parameters: &[&str],
+) -> Result<Part, TemplateError> {
+    if let Some(name) = inside.strip_prefix(PREFIX)
+        && parameters.contains(&name)
+    {
+        return Ok(Part::Parameter(name.to_owned()));
+    }
     let (name, format) = match inside.split_once(':') {
         Some((name, format)) => (name, Some(format)),
         None => (inside, None),
@@ -288,6 +327,32 @@ mod tests {
         assert_eq!(fill("2026-a.csv").unwrap(), "2026/a/2026-a.csv");
         assert!(fill("2026-...csv").is_err());
         assert!(Template::parse("{year}/").is_err());
+    }
+
+    #[test]
+    fn k12_h01_a_parameter_stays_text_and_below_the_destination() {
+        let template = Template::parse_for("{param.who}/{name}", None, &["who"]).unwrap();
+        let path = RelPath::new(*b"a.csv").unwrap();
+        let input = TemplateInput {
+            path: &path,
+            mtime: None,
+            now: Timestamp::from_seconds(0),
+            time_zone: &TimeZone::UTC,
+            matched: None,
+        };
+        let fill = |value| {
+            let values = Values::from_pairs([("who", value)]);
+            template
+                .bound(&values)
+                .fill(&input)
+                .map(|path| path.to_string())
+        };
+        assert_eq!(fill("acme").unwrap(), "acme/a.csv");
+        assert_eq!(fill("{name}").unwrap(), "{name}/a.csv");
+        assert_eq!(fill("/etc").unwrap(), "etc/a.csv");
+        assert!(fill("..").is_err());
+        assert!(fill("x/../..").is_err());
+        assert!(Template::parse_for("{param.other}", None, &["who"]).is_err());
     }
 
     #[test]

@@ -65,6 +65,7 @@ impl Applying {
                 Change::Settle { path, generation } => {
                     tx.settle(pair, path, *generation)?;
                 }
+                Change::Note(note) => note.apply(tx, pair)?,
                 Change::Synced(_) | Change::Custody(_) => {}
             }
         }

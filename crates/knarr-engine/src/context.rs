@@ -9,16 +9,18 @@ use knarr_core::plan::{Policy, Side};
 use knarr_core::retry::RetryPolicy;
 use knarr_core::{Clock, Entry, RelPath};
 use knarr_remote::{CheckpointSink, Remote, RemoteError, ResumeState, Retry};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::acknowledge::Acknowledging;
 use crate::batch::Batches;
 use crate::commit::CommitQueue;
+use crate::duplicates::Contents;
 use crate::error::EngineError;
 use crate::inspect::{FileChecks, SideFiles};
 use crate::journal::Journal;
 use crate::observer::{Event, Observer, Trouble};
+use crate::turns::Slots;
 
 /// What all operations of a run share.
 #[derive(Debug)]
@@ -33,13 +35,17 @@ pub(crate) struct Context {
     pub(crate) checks: Arc<FileChecks>,
     /// The files with checksums that were read for them.
     pub(crate) side_files: SideFiles,
+    /// What whoever a file came from is told of its delivery.
+    pub(crate) acknowledging: Acknowledging,
+    /// Contents that are on their way.
+    pub(crate) contents: Contents,
     pub(crate) retry: RetryPolicy,
     pub(crate) observer: Arc<dyn Observer>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) cancel: CancellationToken,
     pub(crate) commits: CommitQueue,
     /// How many files are read and written at once.
-    pub(crate) slots: Arc<Semaphore>,
+    pub(crate) slots: Slots,
     pub(crate) tally: Tally,
     /// What is published together; unset where each file is by itself.
     pub(crate) batches: OnceLock<Batches>,

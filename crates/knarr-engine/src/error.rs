@@ -59,6 +59,15 @@ pub enum EngineError {
         /// What is wrong.
         reason: String,
     },
+    /// What was given for a run's parameters is not what the job allows.
+    #[error("job `{job}` cannot be run like that")]
+    Parameters {
+        /// The job.
+        job: String,
+        /// What is wrong.
+        #[source]
+        source: knarr_core::parameters::ParameterError,
+    },
     /// A job cannot be run as it is specified.
     #[error("job `{job}`: {reason}")]
     Job {

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::content_type::{BEGINNING_BYTES, ContentType};
+use crate::icap::{self, IcapScan};
 use crate::transfer::TransferError;
 
 /// The longest side file that is read.
@@ -36,6 +37,20 @@ pub struct FileChecks {
     pub types: Vec<ContentType>,
     /// A program that gets the content on its standard input.
     pub scan: Option<ScanCommand>,
+    /// A scanner that is asked over ICAP.
+    pub icap: Option<IcapScan>,
+    /// Whether the SHA-256 of each file is worked out, for whoever is told of it.
+    pub digest: Digest,
+}
+
+/// Whether the SHA-256 of each file's content is worked out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Digest {
+    /// Nobody asks for it.
+    #[default]
+    Unneeded,
+    /// It is.
+    Sha256,
 }
 
 /// The most files with checksums that are remembered; others stay at the source.
@@ -76,7 +91,11 @@ impl FileChecks {
     /// Whether there is nothing to check.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.checksum.is_none() && self.types.is_empty() && self.scan.is_none()
+        self.checksum.is_none()
+            && self.types.is_empty()
+            && self.scan.is_none()
+            && self.icap.is_none()
+            && self.digest == Digest::Unneeded
     }
 
     /// The name of the file with the checksum.
@@ -109,11 +128,18 @@ impl FileChecks {
             };
             inspection.expect(algorithm, expected, side);
         }
+        if self.digest == Digest::Sha256 {
+            inspection.digest = Some(Hasher::new(ChecksumAlgorithm::Sha256));
+        }
         if !self.types.is_empty() {
             inspection.types = Some((self.types.clone(), Vec::new()));
         }
         if let Some(scan) = &self.scan {
             inspection.scan = Some(Scanning::start(scan, cancel)?);
+        }
+        if let Some(scan) = &self.icap {
+            let scanning = icap::Scanning::start(scan, entry, cancel).await?;
+            inspection.icap = Some(scanning);
         }
         Ok(inspection)
     }
@@ -158,6 +184,9 @@ pub(crate) struct Inspection {
     checksums: Vec<(Hasher, String, RelPath)>,
     types: Option<(Vec<ContentType>, Vec<u8>)>,
     scan: Option<Scanning>,
+    icap: Option<icap::Scanning>,
+    digest: Option<Hasher>,
+    sha256: Option<String>,
 }
 
 impl Inspection {
@@ -172,9 +201,18 @@ impl Inspection {
         self.checksums.push(expected);
     }
 
+    /// The SHA-256 of the content, if the job asks for it and all of it was seen.
+    pub(crate) fn take_sha256(&mut self) -> Option<String> {
+        self.sha256.take()
+    }
+
     /// Whether it has to see every byte.
     pub(crate) const fn is_needed(&self) -> bool {
-        !self.checksums.is_empty() || self.types.is_some() || self.scan.is_some()
+        !self.checksums.is_empty()
+            || self.types.is_some()
+            || self.scan.is_some()
+            || self.icap.is_some()
+            || self.digest.is_some()
     }
 
     /// Takes the next bytes.
@@ -185,6 +223,9 @@ impl Inspection {
         for (hasher, _, _) in &mut self.checksums {
             hasher.update(chunk);
         }
+        if let Some(hasher) = &mut self.digest {
+            hasher.update(chunk);
+        }
         if let Some((_, beginning)) = &mut self.types {
             let room = BEGINNING_BYTES.saturating_sub(beginning.len());
             beginning.extend(chunk.iter().take(room));
@@ -193,6 +234,9 @@ impl Inspection {
             }
         }
         if let Some(scan) = &mut self.scan {
+            scan.update(chunk).await?;
+        }
+        if let Some(scan) = &mut self.icap {
             scan.update(chunk).await?;
         }
         Ok(())
@@ -218,6 +262,7 @@ impl Inspection {
     /// If the content is not what it has to be, or nobody could tell.
     pub(crate) async fn finish(&mut self) -> Result<(), TransferError> {
         self.check_type()?;
+        self.sha256 = self.digest.take().map(|mut hasher| hasher.finish());
         for (mut hasher, expected, side) in std::mem::take(&mut self.checksums) {
             let found = hasher.finish();
             if found != expected {
@@ -226,7 +271,10 @@ impl Inspection {
                 )));
             }
         }
-        match self.scan.take() {
+        if let Some(scan) = self.scan.take() {
+            scan.finish().await?;
+        }
+        match self.icap.take() {
             Some(scan) => scan.finish().await,
             None => Ok(()),
         }

@@ -8,6 +8,7 @@ mod care;
 mod group;
 pub(crate) mod intents;
 mod lanes;
+pub(crate) mod notes;
 mod queue;
 mod removals;
 
@@ -91,13 +92,15 @@ pub(crate) enum Change {
         /// What is to be recorded when it is published.
         item: String,
     },
+    /// Something is kept for later, or not any more.
+    Note(Box<notes::Note>),
 }
 
 /// For whom a journal is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum As {
+pub(crate) enum As<'a> {
     /// A job, whose pairs are its own; and what set its run off.
-    Job { cause: &'static str },
+    Job { cause: &'a str },
     /// A command. Commands share what was agreed on between two places, whatever the verb.
     Command,
 }
@@ -145,12 +148,12 @@ impl Journal {
         environment: &Environment,
         label: &PairLabel,
         kind: Option<&str>,
-        as_what: As,
+        as_what: As<'_>,
     ) -> Result<Self, EngineError> {
         let store = environment.store.clone();
         let (is_job, cause) = match as_what {
-            As::Job { cause } => (true, cause),
-            As::Command => (false, "command"),
+            As::Job { cause } => (true, cause.to_owned()),
+            As::Command => (false, "command".to_owned()),
         };
         let scope = if is_job { label.job.as_str() } else { "" };
         let key = knarr_store::pairs::PairKey {
@@ -169,7 +172,7 @@ impl Journal {
                     pair: Some(pair),
                     job,
                     kind,
-                    cause: cause.to_owned(),
+                    cause,
                 };
                 let run = kind.map(begin).map(|new| tx.begin_run(&new)).transpose()?;
                 Ok((pair, run))

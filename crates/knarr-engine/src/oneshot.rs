@@ -17,13 +17,14 @@ use knarr_core::retry::RetryPolicy;
 use knarr_core::run::RunEvent;
 use knarr_remote::{MtimeSupport, Remote};
 use knarr_store::Store;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::acknowledge::Acknowledging;
 use crate::announce::Announcer;
 use crate::commit::CommitQueue;
 use crate::context::{Context, Tally};
+use crate::duplicates::Contents;
 use crate::error::EngineError;
 use crate::execute::Executor;
 use crate::inspect::SideFiles;
@@ -35,6 +36,7 @@ use crate::planning::{self, Look, Planned};
 use crate::recover::{Roots, Whose, recover};
 pub use crate::report::Report;
 use crate::tidy::{self, Sweep};
+use crate::turns::Slots;
 
 /// What to do between two places.
 #[derive(Debug, Clone)]
@@ -198,12 +200,14 @@ impl Prepared {
             after: spec.after.clone(),
             checks: Arc::default(),
             side_files: SideFiles::default(),
+            acknowledging: Acknowledging::default(),
+            contents: Contents::default(),
             retry: spec.retry,
             observer: Arc::clone(&environment.observer),
             clock: Arc::clone(&environment.clock),
             cancel: environment.cancel.clone(),
             commits,
-            slots: Arc::new(Semaphore::new(transfers.max(1))),
+            slots: Slots::new(transfers, &environment.cancel),
             tally: Tally::default(),
             batches: std::sync::OnceLock::new(),
             tasks: tasks.clone(),

@@ -9,13 +9,16 @@
 mod preview;
 mod together;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use knarr_core::entry::{Entry, Kind};
+use knarr_core::filter::Filter;
 use knarr_core::job::{After, Deletes};
+use knarr_core::matching::Matching;
+use knarr_core::parameters::Values;
 use knarr_core::plan::{MassDeletion, NoRenames, Side};
 use knarr_core::run::{RunEvent, RunState};
 use knarr_core::tree::TreeItem;
@@ -26,9 +29,11 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::acknowledge::{self, Telling};
 use crate::announce::Following;
 use crate::conditions::{Conditions, Refusal, Surveyed};
 use crate::context::Context;
+use crate::duplicates::{self, Duplicates};
 use crate::error::EngineError;
 use crate::journal::{As, Journal, PairLabel};
 use crate::lock::PairLock;
@@ -49,6 +54,14 @@ pub struct PickupJob {
     pub job: Arc<WatchJob>,
     /// Where from.
     pub source: Arc<dyn Remote>,
+}
+
+/// What a run does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    All,
+    /// It only finishes what an earlier one decided.
+    WhatWasBegun,
 }
 
 /// What set a run off.
@@ -112,28 +125,81 @@ impl PickupJob {
     /// If another run of the job is under way, or the state cannot be read or written. A place that does
     /// not answer is no error but a run that failed, as the report says.
     pub async fn run(&self, environment: &Environment, cause: Cause) -> Result<Ended, EngineError> {
-        self.run_telling(environment, cause, drop).await
+        self.run_telling(environment, cause, &BTreeMap::new(), drop)
+            .await
     }
 
-    /// The same; `begun` is told the run's number as soon as it has one.
+    /// The same with values of parameters of the run; `begun` is told the run's number as soon as it has one.
     ///
     /// # Errors
-    /// As [`PickupJob::run`].
+    /// As [`PickupJob::run`], and [`EngineError::Parameters`] for values that the job does not allow.
     pub async fn run_telling(
         &self,
         environment: &Environment,
         cause: Cause,
+        given: &BTreeMap<String, String>,
         begun: impl FnOnce(u64) + Send,
     ) -> Result<Ended, EngineError> {
-        let as_of_now = self.as_of_now(environment).await?;
-        as_of_now.run_as_it_is(environment, cause, begun).await
+        // Whoever asks for what was begun to be finished knows no values, and that needs none.
+        let (values, scope) = match self.values(given) {
+            Err(_) if cause == Cause::Unfinished => {
+                (self.job.parameters.any(), Scope::WhatWasBegun)
+            }
+            values => (values?, Scope::All),
+        };
+        let as_of_now = self.as_of_now(environment, &values).await?;
+        let cause = if values.is_empty() {
+            cause.name().to_owned()
+        } else {
+            format!("{} ({values})", cause.name())
+        };
+        let run = as_of_now.run_as_it_is(environment, &cause, scope, begun);
+        run.await
     }
 
-    /// The job with all that depends on the time fixed.
-    async fn as_of_now(&self, environment: &Environment) -> Result<Self, EngineError> {
-        let Some(matching) = &self.job.matching else {
-            return Ok(self.clone());
+    /// The values of a run's parameters, from what is given for it.
+    ///
+    /// # Errors
+    /// [`EngineError::Parameters`] if that is not what the job allows.
+    pub fn values(&self, given: &BTreeMap<String, String>) -> Result<Values, EngineError> {
+        let values = self.job.parameters.resolve(given);
+        values.map_err(|source| EngineError::Parameters {
+            job: self.job.name.clone(),
+            source,
+        })
+    }
+
+    /// The job with all that depends on the time and the run's parameters fixed.
+    async fn as_of_now(
+        &self,
+        environment: &Environment,
+        values: &Values,
+    ) -> Result<Self, EngineError> {
+        let filter = match &self.job.matching {
+            None => Arc::clone(&self.job.filter),
+            Some(matching) => Arc::new(self.filter(matching, environment, values).await?),
         };
+        let acknowledge = self.job.acknowledge.as_ref();
+        let acknowledge = acknowledge.map(|how| how.bound(values));
+        let job = WatchJob {
+            filter,
+            template: self.job.template.bound(values),
+            acknowledge: acknowledge.map(Arc::new),
+            ..self.job.as_ref().clone()
+        };
+        Ok(Self {
+            job: Arc::new(job),
+            source: Arc::clone(&self.source),
+        })
+    }
+
+    /// Which files a run means that begins now.
+    async fn filter(
+        &self,
+        matching: &Matching,
+        environment: &Environment,
+        values: &Values,
+    ) -> Result<Filter, EngineError> {
         let job = self.job.name.clone();
         let last = environment.store.read_async(move |reader| {
             let filter = RunFilter {
@@ -145,25 +211,18 @@ impl PickupJob {
         });
         let last = last.await.map_err(EngineError::Store)?;
         let last = last.first().map(|run| run.started_at);
-        let filter = matching.at(environment.clock.now(), last);
-        let filter = filter.map_err(|error| EngineError::Job {
+        let filter = matching.at_with(environment.clock.now(), last, values);
+        filter.map_err(|error| EngineError::Job {
             job: self.job.name.clone(),
             reason: error.to_string(),
-        })?;
-        let job = WatchJob {
-            filter: Arc::new(filter),
-            ..self.job.as_ref().clone()
-        };
-        Ok(Self {
-            job: Arc::new(job),
-            source: Arc::clone(&self.source),
         })
     }
 
     async fn run_as_it_is(
         &self,
         environment: &Environment,
-        cause: Cause,
+        cause: &str,
+        scope: Scope,
         begun: impl FnOnce(u64) + Send,
     ) -> Result<Ended, EngineError> {
         let label = self.label();
@@ -173,9 +232,7 @@ impl PickupJob {
             ..label.clone()
         };
         let lock = PairLock::acquire(&environment.locks, &own)?;
-        let as_what = As::Job {
-            cause: cause.name(),
-        };
+        let as_what = As::Job { cause };
         let journal = Journal::open_as(environment, &label, Some(KIND), as_what).await?;
         begun(journal.run());
         journal.begin_lane().await?;
@@ -207,6 +264,10 @@ impl PickupJob {
         // What was decided is finished, whatever holds now.
         let prepared = match self.finish_publication(&context).await? {
             Err(refusal) => Err(refusal),
+            Ok(()) if scope == Scope::WhatWasBegun => {
+                let message = "what was begun is finished; more needs values for its parameters";
+                Err(Refusal::Skip(message.to_owned()))
+            }
             Ok(()) => tokio::select! {
                 () = context.cancel.cancelled() => Err(Refusal::Skip("it was stopped".to_owned())),
                 prepared = self.prepare(&context, environment) => prepared?,
@@ -239,8 +300,11 @@ impl PickupJob {
                     worked_off.cancel();
                     worked
                 };
-                let (worked, shown) = tokio::join!(work, progress.write(&journal, &worked_off));
-                worked.and(shown)?;
+                let acknowledging =
+                    acknowledge::keep_up(Arc::clone(&context), &worked_off, Telling::Nobody);
+                let showing = progress.write(&journal, &worked_off);
+                let (worked, shown, told) = tokio::join!(work, showing, acknowledging);
+                worked.and(shown).and(told)?;
                 match (given_up.get(), stopped_because.get()) {
                     (Some(error), _) => Outcome::Unreachable(crate::error::chain(error)),
                     (None, Some(Refusal::Skip(reason) | Refusal::Fail(reason))) => {
@@ -265,7 +329,7 @@ impl PickupJob {
             }
             Err(error) => return Err(error),
         };
-        let ended = Self::finish(&context, outcome).await?;
+        let ended = Self::finish(&context, outcome, self.job.duplicates).await?;
         // What still waits for a place to be back.
         inner.cancel.cancel();
         drop(context);
@@ -285,7 +349,11 @@ impl PickupJob {
         Ok(())
     }
 
-    async fn finish(context: &Context, outcome: Outcome) -> Result<Ended, EngineError> {
+    async fn finish(
+        context: &Context,
+        outcome: Outcome,
+        duplicates: Option<Duplicates>,
+    ) -> Result<Ended, EngineError> {
         let mut held_removals = 0;
         let (event, message, scanned) = match outcome {
             Outcome::Unreachable(message) => {
@@ -300,6 +368,8 @@ impl PickupJob {
             }
             Outcome::Stopped(message) => (RunEvent::Interrupted, message, Scanned::default()),
             Outcome::Through(scanned, published) => {
+                acknowledge::finish_run(context).await?;
+                duplicates::forget_old(context, duplicates).await?;
                 tidy::tidy(context, Sweep::Daily).await?;
                 held_removals = context.journal.held_deletions().await?;
                 let failed = context.tally.failed.load(Ordering::Relaxed);

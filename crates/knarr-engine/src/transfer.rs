@@ -17,12 +17,12 @@ use knarr_remote::{
     ResumeState, Retry, Staged, StagedId, Upload, WriteOptions,
 };
 use knarr_steps::StepError;
-use tokio::sync::SemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::through::{Driven, Outputs, drive};
 use crate::inspect::Inspection;
 use crate::observer::{Event, Observer};
+use crate::turns::Slot;
 
 /// Below this length nothing is saved for resuming: sending it again is cheaper.
 pub(crate) const RESUMABLE_FROM_BYTES: u64 = 4 << 20;
@@ -165,10 +165,7 @@ impl TransferError {
 
 /// What remains of a transfer's slot when its bytes are staged. Where every commit is a request of its own,
 /// as in an object store, the bytes of a small file travel with it.
-pub(crate) fn after_staging<'s>(
-    slot: SemaphorePermit<'s>,
-    staged: &Staged,
-) -> Option<SemaphorePermit<'s>> {
+pub(crate) fn after_staging<'s>(slot: Slot<'s>, staged: &Staged) -> Option<Slot<'s>> {
     (staged.committer.batch_limit() <= 1).then_some(slot)
 }
 

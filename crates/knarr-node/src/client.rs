@@ -134,6 +134,25 @@ impl Client {
         v1::secrets_client::SecretsClient::new(self.channel.clone())
     }
 
+    /// The service of alerts.
+    #[must_use]
+    pub fn alerts(&self) -> v1::alerts_client::AlertsClient<Channel> {
+        v1::alerts_client::AlertsClient::new(self.channel.clone())
+    }
+
+    /// The service of the custody record.
+    #[must_use]
+    pub fn audit(&self) -> v1::audit_client::AuditClient<Channel> {
+        v1::audit_client::AuditClient::new(self.channel.clone())
+    }
+
+    /// The service of users.
+    #[must_use]
+    pub fn users(&self) -> v1::users_client::UsersClient<Channel> {
+        v1::users_client::UsersClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
     /// The service of the node.
     #[must_use]
     pub fn node(&self) -> v1::node_client::NodeClient<Channel> {

@@ -5,8 +5,10 @@
 //! record, which begins with the next start. A job whose places cannot be opened is on record all the same,
 //! says why, and is tried again every [`AGAIN`].
 
+mod list;
 mod own;
 mod reload;
+mod works;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,8 +23,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
-use crate::host::{Defined, Host};
-use crate::query::{self, QueryError};
+use crate::desk::works::{AtWork, Done, Works, opened};
+use crate::host::{Broken, Defined, Host};
+use crate::query::QueryError;
 use crate::v1;
 use crate::v1::change::What;
 
@@ -32,8 +35,6 @@ const AGAIN: Duration = Duration::from_secs(30);
 const OPENING: Duration = Duration::from_secs(20);
 /// How many requests wait at most.
 const QUEUED_REQUESTS: usize = 64;
-/// How many next times are shown of one job.
-const NEXT_TIMES: usize = 5;
 
 /// Why something is not done.
 #[derive(Debug, thiserror::Error)]
@@ -97,10 +98,13 @@ pub(crate) enum Request {
     Validate(v1::Document, Reply<v1::Validated>),
     Plan(v1::Document, Reply<v1::Changes>),
     Put(Put, v1::Document, String, Reply<v1::Changes>),
-    Remove(DefinitionKind, String, Reply<v1::Changed>),
+    Remove(DefinitionKind, String, String, Reply<v1::Changed>),
     Jobs(Option<String>, Reply<Vec<v1::Job>>),
     Endpoints(Reply<Vec<v1::Endpoint>>),
     Endpoint(String, Reply<Arc<dyn Remote>>),
+    Users(Reply<Vec<v1::User>>),
+    Rules(Reply<Vec<v1::AlertRule>>),
+    TestAlert(String, Reply<Vec<v1::TestedTarget>>),
     Open(String, Reply<NodeJob>),
     Token(String, Reply<Option<Zeroizing<String>>>),
     Reload(Reply<v1::Reloaded>),
@@ -145,6 +149,8 @@ pub(crate) struct FileState {
     pub(crate) name: String,
     pub(crate) problem: String,
     pub(crate) read_at: i64,
+    /// What it says otherwise than the node does, until that is started anew.
+    pub(crate) needs_restart: Vec<String>,
 }
 
 impl<H: Host> std::fmt::Debug for Desk<H> {
@@ -162,6 +168,7 @@ impl<H: Host> Desk<H> {
             name: host.file(),
             problem: String::new(),
             read_at: clock.now().nanoseconds(),
+            needs_restart: Vec::new(),
         };
         Self {
             host,
@@ -190,59 +197,83 @@ impl<H: Host> Desk<H> {
     /// If the state cannot be read.
     pub async fn recall(&mut self) -> Result<Vec<String>, DeskError> {
         let stored = self.store.read_async(|reader| reader.definitions()).await?;
-        let defined: Vec<Defined> = stored.into_iter().map(defined).collect();
-        let names = |of: &[Defined]| {
-            let jobs = of.iter().filter(|one| one.kind == DefinitionKind::Job);
-            jobs.map(|one| one.name.clone()).collect::<Vec<_>>()
-        };
-        if self.host.put(&defined).is_ok() {
-            return Ok(names(&defined));
-        }
-        // One of them is wrong by now: which?
-        let mut right = Vec::new();
-        for one in defined {
-            match self.host.put(std::slice::from_ref(&one)) {
-                Ok(()) => right.push(one),
-                Err(problems) => {
-                    let message = shown(&problems);
-                    tracing::error!(name = %one.name, "what was added is not at work: {message}");
-                    if one.kind == DefinitionKind::Job {
-                        self.problems.insert(one.name, message);
-                    }
+        let jobs = stored.iter().filter(|one| one.kind == DefinitionKind::Job);
+        let mut jobs: Vec<String> = jobs.map(|one| one.name.clone()).collect();
+        for Broken { kind, name, why } in
+            self.host.recall(stored.into_iter().map(defined).collect())
+        {
+            tracing::error!(name, "what was added is not at work: {why}");
+            if kind == DefinitionKind::Job {
+                jobs.retain(|job| *job != name);
+                if !self.host.is_of_the_file(kind, &name) {
+                    self.problems.insert(name, why);
                 }
             }
         }
-        Ok(names(&right))
+        Ok(jobs)
+    }
+
+    /// Has the SFTP server let in the users that were recalled, too.
+    pub async fn serve_users(&mut self) {
+        self.host.serve_users().await;
     }
 
     /// Serves requests until asked to stop. `began` are the jobs that were recalled and have to be begun.
-    pub async fn serve(mut self, began: Vec<String>, stop: CancellationToken) {
-        for job in began {
-            self.begin(&job).await;
-        }
+    pub async fn serve<'h>(mut self, began: Vec<String>, stop: CancellationToken)
+    where
+        H: 'h,
+    {
+        let mut works: Works<'h> = Works::new();
+        works.change(&self, &began, || {});
         let mut again = tokio::time::interval(AGAIN);
         again.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         again.reset();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                _tick = again.tick() => self.try_again().await,
+                _tick = again.tick() => {
+                    let waiting: Vec<String> = self.problems.keys().cloned().collect();
+                    works.change(&self, &waiting, || {});
+                }
+                Some(done) = works.next() => self.note(&mut works, done),
                 request = self.requests.recv() => match request {
-                    Some(request) => self.obey(request).await,
+                    Some(request) => self.obey(&mut works, request).await,
                     None => return,
                 },
             }
         }
     }
 
-    async fn try_again(&mut self) {
-        let waiting: Vec<String> = self.problems.keys().cloned().collect();
-        for job in waiting {
-            self.begin(&job).await;
+    /// Notes what became of a job.
+    fn note<'h>(&mut self, works: &mut Works<'h>, done: Done)
+    where
+        H: 'h,
+    {
+        let Done::Job(job, at_work) = done else {
+            return;
+        };
+        match at_work {
+            AtWork::Yes => {
+                self.problems.remove(&job);
+            }
+            AtWork::Gone => {
+                self.problems.remove(&job);
+                self.host.forget(&job);
+            }
+            AtWork::No(message) => {
+                if self.problems.get(&job) != Some(&message) {
+                    tracing::error!(job, "the job is not at work: {message}");
+                }
+                self.problems.insert(job.clone(), message);
+            }
         }
+        works.ended(self, &job);
     }
 
-    async fn obey(&mut self, request: Request) {
+    async fn obey<'h>(&mut self, works: &mut Works<'h>, request: Request)
+    where
+        H: 'h,
+    {
         match request {
             Request::Validate(document, reply) => {
                 let problems = self.host.read(&document).err().unwrap_or_default();
@@ -252,39 +283,77 @@ impl<H: Host> Desk<H> {
                 let plan = self.plan(&document).map(|(changes, _)| changes);
                 answer(reply, plan);
             }
-            Request::Put(put, document, by, reply) => {
-                let changes = self.put(put, &document, &by).await;
-                answer(reply, changes);
-            }
-            Request::Remove(kind, name, reply) => {
-                let changed = self.remove(kind, &name).await;
-                answer(reply, changed);
-            }
+            Request::Put(put, document, by, reply) => match self.put(put, &document, &by).await {
+                Ok((changes, jobs)) => {
+                    works.change(self, &jobs, || answer(reply, Ok(changes)));
+                }
+                Err(error) => answer(reply, Err(error)),
+            },
+            Request::Remove(kind, name, by, reply) => match self.remove(kind, &name, &by).await {
+                Ok((changed, jobs)) => {
+                    works.change(self, &jobs, move || answer(reply, Ok(changed)));
+                }
+                Err(error) => answer(reply, Err(error)),
+            },
+            Request::Reload(reply) => match self.reload().await {
+                Ok((reloaded, jobs)) => {
+                    works.change(self, &jobs, || answer(reply, Ok(reloaded)));
+                }
+                Err(error) => answer(reply, Err(error)),
+            },
+            request => self.look(works, request).await,
+        }
+    }
+
+    /// What changes nothing.
+    async fn look<'h>(&mut self, works: &mut Works<'h>, request: Request)
+    where
+        H: 'h,
+    {
+        match request {
             Request::Jobs(only, reply) => {
-                let jobs = self.jobs(only.as_deref()).await;
-                answer(reply, jobs);
+                let jobs = self.jobs(only.as_deref());
+                works.answer(async move { answer(reply, jobs.await) });
             }
-            Request::Endpoints(reply) => answer(reply, Ok(self.host.endpoints())),
+            Request::Endpoints(reply) => {
+                let endpoints = self.endpoints().await;
+                answer(reply, endpoints);
+            }
             Request::Endpoint(name, reply) => {
-                let opened = self.host.endpoint(&name).await;
-                let opened = opened.map_err(|why| match why {
-                    Some(why) => DeskError::Refused(why),
-                    None => DeskError::Missing(format!("there is no endpoint `{name}`")),
+                let opening = self.host.endpoint(&name);
+                works.answer(async move {
+                    let opened = opening.await.map_err(|why| match why {
+                        Some(why) => DeskError::Refused(why),
+                        None => DeskError::Missing(format!("there is no endpoint `{name}`")),
+                    });
+                    answer(reply, opened);
                 });
-                answer(reply, opened);
+            }
+            Request::Users(reply) => {
+                let users = self.users().await;
+                answer(reply, users);
+            }
+            Request::Rules(reply) => answer(reply, Ok(self.host.rules())),
+            Request::TestAlert(name, reply) => {
+                let testing = self.host.test_alert(&name);
+                works.answer(async move {
+                    answer(reply, testing.await.map_err(DeskError::Missing));
+                });
             }
             Request::Open(job, reply) => {
-                let opened = self.open(&job).await;
-                answer(reply, opened);
+                let opening = self.host.open(&job);
+                works.answer(async move { answer(reply, opened(&job, opening).await) });
             }
             Request::Token(job, reply) => {
                 let token = self.host.http_token(&job).await;
                 answer(reply, token.map_err(DeskError::Refused));
             }
-            Request::Reload(reply) => {
-                let reloaded = self.reload().await;
-                answer(reply, reloaded);
-            }
+            // Those that change something were dealt with.
+            Request::Validate(..)
+            | Request::Plan(..)
+            | Request::Put(..)
+            | Request::Remove(..)
+            | Request::Reload(..) => {}
         }
     }
 
@@ -315,7 +384,7 @@ impl<H: Host> Desk<H> {
         Ok((v1::Changes { changes }, defined))
     }
 
-    /// Adds or replaces what a document defines, all or nothing.
+    /// Adds or replaces what a document defines, all or nothing. Also the jobs that change by it.
     ///
     /// # Errors
     /// See [`DeskError`]; then nothing changed.
@@ -324,10 +393,10 @@ impl<H: Host> Desk<H> {
         put: Put,
         document: &v1::Document,
         by: &str,
-    ) -> Result<v1::Changes, DeskError> {
+    ) -> Result<(v1::Changes, Vec<String>), DeskError> {
         let (changes, defined) = self.plan(document)?;
         if defined.is_empty() {
-            let message = "the document has no jobs and no endpoints".to_owned();
+            let message = "the document has no jobs, no endpoints and no users".to_owned();
             return Err(DeskError::Refused(message));
         }
         for change in &changes.changes {
@@ -352,6 +421,15 @@ impl<H: Host> Desk<H> {
             .filter(|(_, change)| change.what() != What::Unchanged)
             .map(|(one, _)| one)
             .collect();
+        for one in &changed {
+            let kind = kind_name(one.kind);
+            tracing::info!(
+                kind,
+                name = one.name,
+                by,
+                "a definition is added or changed"
+            );
+        }
         let (stored, by) = (changed.clone(), by.to_owned());
         self.store
             .transact(move |tx| {
@@ -361,10 +439,11 @@ impl<H: Host> Desk<H> {
             })
             .await?;
         self.host.put(&changed).map_err(DeskError::Wrong)?;
-        for job in self.concerned(&changed) {
-            self.begin(&job).await;
+        if changed.iter().any(|one| one.kind != DefinitionKind::Job) {
+            self.host.serve_users().await;
         }
-        Ok(changes)
+        let jobs = self.concerned(&changed);
+        Ok((changes, jobs))
     }
 
     /// The jobs that are new or changed, and those that name an endpoint that is.
@@ -378,8 +457,16 @@ impl<H: Host> Desk<H> {
         if !endpoints.is_empty() {
             for job in self.host.jobs(None, 0) {
                 let names = |place: &String| endpoints.iter().any(|name| place.starts_with(name));
+                // Elsewhere than in its places, too: to be opened once more does no harm.
+                let written = self.host.definition(DefinitionKind::Job, &job.name);
+                let is_written = |name: &String| {
+                    let quoted = format!("\"{name}");
+                    written.as_ref().is_some_and(|text| text.contains(&quoted))
+                };
                 if !jobs.contains(&job.name)
-                    && (names(&job.destination) || job.sources.iter().any(names))
+                    && (names(&job.destination)
+                        || job.sources.iter().any(names)
+                        || endpoints.iter().any(is_written))
                 {
                     jobs.push(job.name);
                 }
@@ -388,129 +475,53 @@ impl<H: Host> Desk<H> {
         jobs
     }
 
-    async fn open(&self, job: &str) -> Result<NodeJob, DeskError> {
-        match tokio::time::timeout(OPENING, self.host.open(job)).await {
-            Ok(Ok(Some(opened))) => Ok(opened),
-            Ok(Ok(None)) => Err(DeskError::Missing(format!("there is no job `{job}`"))),
-            Ok(Err(why)) => Err(DeskError::Refused(why)),
-            Err(_elapsed) => {
-                let message = "one of its places does not answer".to_owned();
-                Err(DeskError::Refused(message))
-            }
-        }
-    }
-
-    /// Has a job begin, in place of what was there; or notes why it cannot.
-    async fn begin(&mut self, job: &str) {
-        let Some(control) = self.control.clone() else {
-            return;
-        };
-        let opened = match self.open(job).await {
-            Ok(opened) => opened,
-            Err(DeskError::Missing(_)) => {
-                self.problems.remove(job);
-                return;
-            }
-            Err(error) => {
-                let message = error.to_string();
-                if self.problems.get(job) != Some(&message) {
-                    tracing::error!(job, "the job is not at work: {message}");
-                }
-                self.problems.insert(job.to_owned(), message);
-                // What ran with the definition of before must not go on.
-                let _unknown: Result<(), ControlError> = control.remove(job).await;
-                return;
-            }
-        };
-        let begun = match control.replace(opened.clone()).await {
-            Err(ControlError::Unknown { .. }) => control.add(opened).await,
-            replaced => replaced,
-        };
-        match begun {
-            Ok(()) => {
-                self.problems.remove(job);
-            }
-            Err(error) => {
-                self.problems.insert(job.to_owned(), error.to_string());
-            }
-        }
-    }
-
-    async fn remove(&mut self, kind: DefinitionKind, name: &str) -> Result<v1::Changed, DeskError> {
+    /// Removes a definition that was added. Also the jobs that change by it.
+    async fn remove(
+        &mut self,
+        kind: DefinitionKind,
+        name: &str,
+        by: &str,
+    ) -> Result<(v1::Changed, Vec<String>), DeskError> {
         let noun = kind_name(kind);
         if self.host.is_of_the_file(kind, name) {
             return Err(DeskError::Refused(format!(
                 "the {noun} `{name}` stands in the node's file: remove it there, then `knarr reload`"
             )));
         }
-        let known = self.host.definition(kind, name).is_some();
-        if !known && !self.problems.contains_key(name) {
+        let Some(definition) = self.host.definition(kind, name) else {
             return Err(DeskError::Missing(format!("there is no {noun} `{name}`")));
-        }
-        if known {
-            self.host.remove(kind, name).map_err(DeskError::Refused)?;
-        }
-        if let (DefinitionKind::Job, Some(control)) = (kind, &self.control) {
-            // Not at work: then there is nothing to stop.
-            let _unknown: Result<(), ControlError> = control.remove(name).await;
-        }
-        if kind == DefinitionKind::Job {
-            self.problems.remove(name);
-        }
+        };
+        self.host.remove(kind, name).map_err(DeskError::Refused)?;
+        tracing::info!(kind = noun, name, by, "a definition is removed");
         let owned = name.to_owned();
         let removed = self
             .store
             .transact(move |tx| tx.remove_definition(kind, &owned))
-            .await?;
-        Ok(v1::Changed { changed: removed })
-    }
-
-    async fn jobs(&self, only: Option<&str>) -> Result<Vec<v1::Job>, DeskError> {
-        let times = if only.is_some() { NEXT_TIMES } else { 1 };
-        let mut jobs = self.host.jobs(only, times);
-        let stored = self.store.read_async(|reader| reader.definitions()).await?;
-        for one in stored.iter().filter(|one| one.kind == DefinitionKind::Job) {
-            let mut known = jobs.iter_mut().find(|job| job.name == one.name);
-            if known.is_none() && only.is_none_or(|only| only == one.name) {
-                // It is wrong by now: only its name and its problem can be shown.
-                jobs.push(v1::Job {
-                    name: one.name.clone(),
-                    ..v1::Job::default()
-                });
-                known = jobs.last_mut();
-            }
-            if let Some(job) = known {
-                job.set_origin(v1::job::Origin::Added);
-                job.added_at = Some(one.added_at.nanoseconds());
-                job.added_by.clone_from(&one.added_by);
-                job.updated_at = Some(one.updated_at.nanoseconds());
-                if only.is_some() {
-                    job.definition.clone_from(&one.definition);
+            .await;
+        let removed = match removed {
+            Ok(removed) => removed,
+            Err(error) => {
+                // It is on record still, so it is in force still.
+                let kept = Defined {
+                    kind,
+                    name: name.to_owned(),
+                    definition,
+                };
+                if let Err(problems) = self.host.put(&[kept]) {
+                    tracing::error!(kind = noun, name, ?problems, "cannot be kept");
                 }
+                return Err(error.into());
             }
-        }
-        jobs.sort_by(|left, right| left.name.cmp(&right.name));
-        let store = self.store.clone();
-        let filled = tokio::task::spawn_blocking(move || {
-            query::fill_jobs(&store, &mut jobs)?;
-            Ok::<_, QueryError>(jobs)
-        });
-        let mut jobs = match filled.await {
-            Ok(jobs) => jobs?,
-            Err(_panic) => return Err(DeskError::Refused("internal error".to_owned())),
         };
-        let now = match &self.control {
-            Some(control) => control.list().await?,
-            None => Vec::new(),
+        let jobs = match kind {
+            DefinitionKind::Job => vec![name.to_owned()],
+            DefinitionKind::User => {
+                self.host.serve_users().await;
+                Vec::new()
+            }
+            DefinitionKind::Endpoint => Vec::new(),
         };
-        for job in &mut jobs {
-            let at_work = now.iter().find(|now| now.name == job.name);
-            let problem = self.problems.get(&job.name).cloned();
-            job.problem = problem
-                .or_else(|| at_work.and_then(|now| now.problem.clone()))
-                .unwrap_or_default();
-        }
-        Ok(jobs)
+        Ok((v1::Changed { changed: removed }, jobs))
     }
 }
 
@@ -526,6 +537,7 @@ const fn kind_name(kind: DefinitionKind) -> &'static str {
     match kind {
         DefinitionKind::Endpoint => "endpoint",
         DefinitionKind::Job => "job",
+        DefinitionKind::User => "user",
     }
 }
 

@@ -15,6 +15,7 @@
 
 pub mod client;
 mod convert;
+mod counting;
 mod desk;
 mod follow;
 mod host;
@@ -40,7 +41,7 @@ pub mod v1 {
 pub use convert::{Unreadable, record_of, run_of, timestamp};
 pub use desk::{Desk, DeskError};
 pub use follow::page as events_page;
-pub use host::{Defined, Host, Reread};
+pub use host::{Broken, Defined, Host, Opening, Reread};
 pub use server::{Node, serve};
 
 /// The longest message to the node, in bytes.

@@ -3,24 +3,35 @@
 //! The same functions answer a client of the socket, and a command that opens the state directory itself
 //! because no node runs. They block; every list has a limit.
 
+mod watching;
+
 use knarr_core::record::Action;
 use knarr_core::run::RunState;
 use knarr_core::{ContentHash, Kind, RelPath, Timestamp};
-use knarr_store::dirty::{Dirty, DirtyFilter};
+use knarr_store::dirty::{Dirty, DirtyFilter, DirtyLimit};
 use knarr_store::endpoints::Reachable;
 use knarr_store::history::{HistoryFilter, TracePath};
 use knarr_store::holds::{Approved, Hold};
 use knarr_store::in_flight::InFlight;
 use knarr_store::outbox::{OutboxFilter, OutboxId};
 use knarr_store::pairs::Pair;
+use knarr_store::pauses::PausedEndpoint;
 use knarr_store::runs::{RunFilter, RunId};
 use knarr_store::{Reader, Store, StoreError};
 
 use crate::convert::{file_record, run_of, timestamp};
 use crate::v1;
 
+pub use watching::{fill_rules, noted, pause_endpoint, verdict};
+
 /// The most rows of one answer.
 pub const MOST_ROWS: u32 = 1_000;
+/// Up to which number the paths of one pair are counted, in each state, while somebody waits for it.
+pub const MOST_COUNTED: u32 = 10_000;
+/// How many paths are counted for one answer, if there are many pairs.
+const COUNTED_IN_ALL: u64 = 200_000;
+/// Up to which number those of a pair are counted when so many were.
+const LEAST_COUNTED: u32 = 100;
 
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
@@ -340,16 +351,29 @@ pub fn retry_messages(store: &Store, id: i64) -> Result<v1::RetriedQueue, QueryE
     Ok(v1::RetriedQueue { count })
 }
 
-/// Jobs, their queues, what is moving, which endpoints are down.
+/// Jobs, their queues, what is moving, which endpoints are down. Looks at a bounded number of paths of each
+/// queue, however long it is.
 ///
 /// # Errors
 /// See [`QueryError`].
 pub fn status(store: &Store, now: Timestamp) -> Result<v1::StatusReply, QueryError> {
     Ok(store.read(|reader| {
-        let mut pairs = Vec::new();
+        let (mut pairs, mut left) = (Vec::new(), COUNTED_IN_ALL);
         for pair in reader.pairs()? {
-            pairs.push(pair_status(reader, pair, now)?);
+            let limit = if left > 0 {
+                MOST_COUNTED
+            } else {
+                LEAST_COUNTED
+            };
+            let pair = pair_status(reader, pair, now, DirtyLimit(limit))?;
+            left = left.saturating_sub(pair.ready + pair.waiting + pair.parked);
+            pairs.push(pair);
         }
+        let paused = |paused: PausedEndpoint| v1::PausedEndpoint {
+            endpoint: paused.name,
+            since: paused.since.nanoseconds(),
+            by: paused.by,
+        };
         let health =
             |(endpoint, health): (String, knarr_store::endpoints::EndpointHealth)| v1::Health {
                 endpoint,
@@ -364,6 +388,7 @@ pub fn status(store: &Store, now: Timestamp) -> Result<v1::StatusReply, QueryErr
             running: Vec::new(),
             node: None,
             targets: targets(reader)?,
+            paused_endpoints: reader.paused_endpoints()?.into_iter().map(paused).collect(),
         })
     })?)
 }
@@ -395,8 +420,15 @@ fn targets(reader: &Reader<'_>) -> Result<Vec<v1::Target>, StoreError> {
     Ok(targets)
 }
 
-fn pair_status(reader: &Reader<'_>, pair: Pair, now: Timestamp) -> Result<v1::Pair, StoreError> {
-    let counts = reader.count_dirty(pair.id, now)?;
+fn pair_status(
+    reader: &Reader<'_>,
+    pair: Pair,
+    now: Timestamp,
+    limit: DirtyLimit,
+) -> Result<v1::Pair, StoreError> {
+    let counts = reader.count_dirty_up_to(pair.id, now, limit)?;
+    let limit = u64::from(limit.0);
+    let is_more = counts.ready.max(counts.waiting).max(counts.parked) >= limit;
     let moving = |moving: InFlight| v1::Moving {
         path: moving.path.as_bytes().to_vec(),
         done_bytes: moving.done_bytes,
@@ -410,6 +442,9 @@ fn pair_status(reader: &Reader<'_>, pair: Pair, now: Timestamp) -> Result<v1::Pa
         ready: counts.ready,
         waiting: counts.waiting,
         parked: counts.parked,
+        counted_up_to: if is_more { limit } else { 0 },
+        counted_at: None,
+        number: pair.id.number(),
         in_flight: in_flight.into_iter().map(moving).collect(),
         degraded: reader.setting(&knarr_engine::degraded_setting(pair.id))?,
         scanning: scanning.is_some(),

@@ -12,6 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
+use crate::counting::Counting;
 use crate::desk::{Counter, Desk, FileState};
 use crate::host::Host;
 use crate::services;
@@ -34,6 +35,7 @@ pub struct Node {
     pub(crate) environment: Environment,
     pub(crate) key: KeySource,
     pub(crate) stop: CancellationToken,
+    pub(crate) counting: Counting,
     version: &'static str,
     started_at: i64,
     file: Arc<Mutex<FileState>>,
@@ -61,6 +63,7 @@ impl Node {
             clock: Arc::clone(&environment.clock),
             started_at: environment.clock.now().nanoseconds(),
             stop: environment.cancel.clone(),
+            counting: Counting::default(),
             counter: desk.counter(),
             file: desk.file(),
             control,
@@ -79,6 +82,7 @@ impl Node {
             file: file.name.clone(),
             file_problem: file.problem.clone(),
             file_read_at: file.read_at,
+            needs_restart: file.needs_restart.clone(),
         }
     }
 
@@ -134,6 +138,18 @@ pub async fn serve(node: Node, socket: Socket) -> Result<(), tonic::transport::E
         )
         .add_service(
             v1::secrets_server::SecretsServer::new(services::Secrets(node.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            v1::alerts_server::AlertsServer::new(services::Alerts(node.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            v1::audit_server::AuditServer::new(services::Audit(node.clone()))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(
+            v1::users_server::UsersServer::new(services::Users(node.clone()))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(

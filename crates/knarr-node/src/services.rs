@@ -2,6 +2,7 @@
 
 mod jobs;
 mod runs;
+mod watching;
 
 use std::pin::Pin;
 
@@ -18,7 +19,7 @@ use tonic::{Request, Response, Status};
 
 use crate::desk::{self, DeskError};
 use crate::follow::{self, Cursor};
-use crate::query::{self, QueryError};
+use crate::query::{self, Pause, QueryError};
 use crate::server::Node;
 use crate::socket::Peer;
 use crate::v1;
@@ -31,6 +32,9 @@ pub(crate) struct History(pub(crate) Node);
 pub(crate) struct Events(pub(crate) Node);
 pub(crate) struct Secrets(pub(crate) Node);
 pub(crate) struct Nodes(pub(crate) Node);
+pub(crate) struct Alerts(pub(crate) Node);
+pub(crate) struct Audit(pub(crate) Node);
+pub(crate) struct Users(pub(crate) Node);
 
 /// How many events wait for a reader at most.
 pub(crate) const WAITING_EVENTS: usize = 256;
@@ -70,7 +74,9 @@ pub(crate) fn control_status(error: &ControlError) -> Status {
         ControlError::Known { .. } => Status::already_exists(message),
         ControlError::Watches { .. }
         | ControlError::UnderWay { .. }
+        | ControlError::Waits { .. }
         | ControlError::Leaving { .. } => Status::failed_precondition(message),
+        ControlError::Parameters { .. } => Status::invalid_argument(message),
         ControlError::Stopped => Status::unavailable(message),
     }
 }
@@ -140,9 +146,38 @@ impl v1::endpoints_server::Endpoints for Endpoints {
     }
 
     async fn remove(&self, request: Request<v1::EndpointName>) -> Reply<v1::Changed> {
-        let name = request.into_inner().endpoint;
-        let ask = |reply| desk::Request::Remove(DefinitionKind::Endpoint, name, reply);
+        let (by, name) = (by(&request), request.into_inner().endpoint);
+        let ask = |reply| desk::Request::Remove(DefinitionKind::Endpoint, name, by, reply);
         Ok(Response::new(self.0.counter.ask(ask).await?))
+    }
+
+    async fn pause(&self, request: Request<v1::EndpointName>) -> Reply<v1::Changed> {
+        let by = by(&request);
+        self.pause_or_resume(request.into_inner().endpoint, Pause::Begin { by })
+            .await
+    }
+
+    async fn resume(&self, request: Request<v1::EndpointName>) -> Reply<v1::Changed> {
+        self.pause_or_resume(request.into_inner().endpoint, Pause::End)
+            .await
+    }
+}
+
+impl Endpoints {
+    async fn pause_or_resume(&self, endpoint: String, what: Pause) -> Reply<v1::Changed> {
+        let all = self.0.counter.ask(desk::Request::Endpoints).await?;
+        // The pause of one that is gone can be ended.
+        if what != Pause::End && !all.iter().any(|one| one.name == endpoint) {
+            let message = format!("there is no endpoint `{endpoint}`");
+            return Err(Status::not_found(message));
+        }
+        let changed = blocking(&self.0.store, move |store| {
+            query::pause_endpoint(store, &endpoint, what)
+        });
+        let changed = changed.await?;
+        // What is stopping needs no telling.
+        let _stopping: Result<(), _> = self.0.control.pauses_changed().await;
+        Ok(changed)
     }
 }
 
@@ -300,6 +335,9 @@ impl v1::node_server::Node for Nodes {
             status.running.extend(running);
         }
         status.node = Some(self.0.about());
+        let node = &self.0;
+        node.counting
+            .fill(&mut status, &node.store, now, &node.stop);
         Ok(Response::new(status))
     }
 

@@ -180,6 +180,8 @@ impl LogIn {
 pub enum FileEnd {
     /// The client closed it.
     Closed,
+    /// The client closed it, and that was refused: what was written is not there under the name.
+    Failed,
     /// The connection ended before.
     Abandoned,
 }

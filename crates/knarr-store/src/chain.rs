@@ -71,6 +71,32 @@ pub enum ChainDefect {
     Rewritten,
 }
 
+/// Whether a check of the chain goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Going {
+    /// It does.
+    On,
+    /// Nobody waits for it any more.
+    Away,
+}
+
+/// What [`Store::check_chain`] found, and from where on it looked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Checked {
+    /// Where the chain begins.
+    pub base: ChainBase,
+    /// What it is like from there on.
+    pub verdict: ChainVerdict,
+}
+
+/// One walk over the chain, as it was when that began.
+struct Check<'n> {
+    head: ChainHead,
+    last: u64,
+    base: ChainBase,
+    noted: Option<&'n ChainHead>,
+}
+
 impl Store {
     /// Checks every record up to the end, from the first or, if older ones were pruned, from the checkpoint
     /// on that says so. With `noted`, an end that was noted elsewhere at some time,
@@ -80,21 +106,65 @@ impl Store {
     /// # Errors
     /// If the database cannot be read. A broken chain is no error, but a [`ChainVerdict`].
     pub fn verify_chain(&self, noted: Option<&ChainHead>) -> Result<ChainVerdict, StoreError> {
-        let (head, last, base) = self.read(|reader| {
-            let last = reader.one(
-                "read the end of the chain",
-                "SELECT coalesce(max(seq), 0) FROM custody",
-                [],
-                |row| row.number(0),
-            )?;
-            Ok((
-                reader.chain_head()?,
-                last.unwrap_or(0),
-                reader.chain_base()?,
-            ))
-        })?;
+        let checked = self.check_chain(noted, &mut |_walked| Going::On)?;
+        Ok(checked.expect("nobody gave it up").verdict)
+    }
+
+    /// The same, and says behind each page which record was checked last, and is asked whether to go on:
+    /// nothing comes of a check that is given up. If records are pruned meanwhile, it begins anew.
+    ///
+    /// # Errors
+    /// As [`Store::verify_chain`].
+    pub fn check_chain(
+        &self,
+        noted: Option<&ChainHead>,
+        told: &mut dyn FnMut(u64) -> Going,
+    ) -> Result<Option<Checked>, StoreError> {
+        loop {
+            let (head, last, base) = self.read(|reader| {
+                let last = reader.one(
+                    "read the end of the chain",
+                    "SELECT coalesce(max(seq), 0) FROM custody",
+                    [],
+                    |row| row.number(0),
+                )?;
+                Ok((
+                    reader.chain_head()?,
+                    last.unwrap_or(0),
+                    reader.chain_base()?,
+                ))
+            })?;
+            let check = Check {
+                head,
+                last,
+                base,
+                noted,
+            };
+            let Some(verdict) = self.check_once(&check, told)? else {
+                return Ok(None);
+            };
+            // What is missing may have been pruned since the check began.
+            let is_pruned = || Ok(self.read(|reader| reader.chain_base())? != base);
+            if matches!(verdict, ChainVerdict::Broken { .. }) && is_pruned()? {
+                continue;
+            }
+            return Ok(Some(Checked { base, verdict }));
+        }
+    }
+
+    fn check_once(
+        &self,
+        check: &Check<'_>,
+        told: &mut dyn FnMut(u64) -> Going,
+    ) -> Result<Option<ChainVerdict>, StoreError> {
+        let Check {
+            head,
+            last,
+            base,
+            noted,
+        } = check;
         let mut walked = base.pruned;
-        let broken = |seq, defect| Ok(ChainVerdict::Broken { seq, defect });
+        let broken = |seq, defect| Ok(Some(ChainVerdict::Broken { seq, defect }));
         if let Some(noted) = noted.filter(|noted| 0 < noted.count && noted.count < walked.count) {
             return broken(noted.count, ChainDefect::Pruned);
         }
@@ -119,20 +189,23 @@ impl Store {
             if walked.count == before {
                 return broken(walked.count + 1, ChainDefect::Removed);
             }
+            if told(walked.count) == Going::Away {
+                return Ok(None);
+            }
         }
         if walked.hash != head.hash {
             return broken(walked.count, ChainDefect::Changed);
         }
-        if base.pruned.count > 0 && !self.read(|reader| is_checkpoint(reader, &base))? {
+        if base.pruned.count > 0 && !self.read(|reader| is_checkpoint(reader, base))? {
             return broken(base.pruned.count, ChainDefect::Checkpoint);
         }
-        if last > head.count {
+        if *last > head.count {
             return broken(head.count + 1, ChainDefect::Added);
         }
         if noted.is_some_and(|noted| noted.count > walked.count) {
             return broken(walked.count + 1, ChainDefect::Removed);
         }
-        Ok(ChainVerdict::Intact(walked))
+        Ok(Some(ChainVerdict::Intact(walked)))
     }
 
     /// The records from number `from` on (from the first: 1), in order. Blocks when it needs more.

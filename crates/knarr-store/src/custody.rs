@@ -70,6 +70,7 @@ pub const fn action_code(action: Action) -> u8 {
         Action::Approved => 13,
         Action::Skipped => 14,
         Action::Pruned => 15,
+        Action::Acknowledged => 16,
         Action::LoggedIn => 17,
         Action::LogInRefused => 18,
         Action::Uploaded => 19,

@@ -1,4 +1,4 @@
-//! Jobs and endpoints that were added while a node was running, beside those of its file.
+//! Jobs, endpoints and users of the SFTP server that were added while a node was running, beside those of its file.
 //!
 //! What is kept is the definition as it was checked, as JSON in the form of the file. A definition never
 //! holds a secret, only the names of secrets.
@@ -18,6 +18,8 @@ pub enum DefinitionKind {
     Endpoint,
     /// A job.
     Job,
+    /// Somebody who may log in to the own SFTP server.
+    User,
 }
 
 impl DefinitionKind {
@@ -25,6 +27,7 @@ impl DefinitionKind {
         match self {
             Self::Endpoint => 0,
             Self::Job => 1,
+            Self::User => 2,
         }
     }
 }
@@ -51,6 +54,7 @@ fn definition(row: &Row<'_>) -> Result<Definition, StoreError> {
         kind: match row.column::<i64>(0)? {
             0 => DefinitionKind::Endpoint,
             1 => DefinitionKind::Job,
+            2 => DefinitionKind::User,
             _ => return Err(StoreError::damaged("a definition", Malformed::Value)),
         },
         name: row.column(1)?,
@@ -62,7 +66,7 @@ fn definition(row: &Row<'_>) -> Result<Definition, StoreError> {
 }
 
 impl Reader<'_> {
-    /// All definitions: the endpoints by name, then the jobs by name.
+    /// All definitions: the endpoints by name, then the jobs, then the users.
     ///
     /// # Errors
     /// If the database cannot be read.
@@ -96,7 +100,7 @@ impl Tx<'_> {
         .map(drop)
     }
 
-    /// Removes a definition; with a job goes what is known of its schedule and its pause. Says whether it
+    /// Removes a definition; with a job goes what is known of its schedule and its pause, with an endpoint its pause. Says whether it
     /// was there. Runs, records and what was agreed on stay.
     ///
     /// # Errors
@@ -114,6 +118,9 @@ impl Tx<'_> {
         if kind == DefinitionKind::Job && removed > 0 {
             let sql = "DELETE FROM job_states WHERE name = ?1";
             self.run("forget the state of a job", sql, [name])?;
+        }
+        if kind == DefinitionKind::Endpoint && removed > 0 {
+            self.resume_endpoint(name)?;
         }
         Ok(removed > 0)
     }

@@ -9,8 +9,10 @@
 //! meanwhile, the numbers differ and the path stays. An edit that arrives in flight is never lost, and a
 //! late answer about a path that was settled and came back means nothing.
 
+mod count;
 mod mark;
 
+pub use count::DirtyLimit;
 use knarr_core::entry::{Fingerprint, Kind};
 use knarr_core::{RelPath, Timestamp};
 use rusqlite::{Connection, Row};

@@ -43,6 +43,7 @@ mod open;
 pub mod outbox;
 pub mod pairs;
 pub mod partials;
+pub mod pauses;
 mod process;
 mod quarantine;
 mod read;

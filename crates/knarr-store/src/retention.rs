@@ -127,7 +127,7 @@ impl Reader<'_> {
             let later = &later.record;
             later.job == record.job
                 && later.source == record.source
-                && later.action != Action::Failed
+                && !matches!(later.action, Action::Failed | Action::Acknowledged)
         };
         // As a rule the next one does: a page at a time, however many follow.
         let mut after = chained.seq;

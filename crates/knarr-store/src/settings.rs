@@ -39,6 +39,38 @@ impl Reader<'_> {
             })
             .transpose()
     }
+
+    /// What is kept under names that begin with `prefix`, which ends in a dot: the rest of each name, and the
+    /// text. In the order of the names, those behind `prefix` and `after`, at most `limit`.
+    ///
+    /// # Errors
+    /// If the database cannot be read.
+    pub fn settings_below(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+    ) -> Result<Vec<(String, String)>, StoreError> {
+        let begin = format!("{PREFIX}{prefix}");
+        let from = format!("{begin}{after}");
+        // The byte behind a dot is a slash: no name with the prefix comes after that.
+        let end = format!("{}/", begin.strip_suffix('.').unwrap_or(&begin));
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        self.all(
+            "list settings",
+            "SELECT key, value FROM settings WHERE key > ?1 AND key < ?2 ORDER BY key LIMIT ?3",
+            (from, end, limit),
+            |row| {
+                let (key, value): (String, Vec<u8>) = (row.column(0)?, row.column(1)?);
+                let value = String::from_utf8(value);
+                let value = value.map_err(|_| {
+                    StoreError::damaged(format!("the setting {key}"), Malformed::Text)
+                })?;
+                let rest = key.strip_prefix(&begin).unwrap_or(&key).to_owned();
+                Ok((rest, value))
+            },
+        )
+    }
 }
 
 impl Tx<'_> {

@@ -17,6 +17,7 @@
 )]
 
 pub mod asyncssh;
+pub mod c_icap;
 pub mod data;
 pub mod error;
 pub mod gpg;

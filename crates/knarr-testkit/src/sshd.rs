@@ -353,6 +353,12 @@ impl Sshd {
             .is_some_and(|process| process.exit_status().is_none())
     }
 
+    /// The process id of the master, if it was started.
+    #[must_use]
+    pub fn process_id(&self) -> Option<u32> {
+        self.process.as_ref().map(ServerProcess::id)
+    }
+
     /// Number of processes that serve connections.
     #[must_use]
     pub fn session_processes(&self) -> usize {

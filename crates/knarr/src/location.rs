@@ -16,6 +16,7 @@ use knarr_core::entry::Kind;
 use knarr_core::job::Verify;
 use knarr_core::location::Location;
 use knarr_engine::Steps;
+use knarr_engine::Turns;
 use knarr_remote::decorate::limit::{self, Bandwidth, Limited};
 use knarr_remote::local::LocalRemote;
 use knarr_remote::sftp::SftpRemote;
@@ -56,6 +57,8 @@ pub(crate) struct Opened {
     pub(crate) single_file: Option<RelPath>,
     /// What the endpoint may be asked for at once.
     pub(crate) limits: Limits,
+    /// The name of the endpoint and its turns, if it limits how many files are on their way.
+    pub(crate) turns: Option<(String, Turns)>,
     /// How deliveries to the endpoint are verified.
     pub(crate) verify: Option<Verify>,
     /// Who knows how much room is left there.
@@ -96,15 +99,22 @@ impl Opened {
     }
 }
 
-/// Opens locations.
+/// Opens locations. Clones share all that is open; each keeps the configuration that it was cloned with.
+#[derive(Clone)]
 pub(crate) struct Opener<'c> {
     context: &'c Context,
-    config: Config,
-    secrets: Secrets<'c>,
+    config: Arc<Config>,
     asking: Asking,
+    shared: Arc<Shared<'c>>,
+}
+
+struct Shared<'c> {
+    secrets: Secrets<'c>,
     ssh: OnceCell<sftp::Ssh>,
     /// One for each endpoint that has a limit, shared by all who use it.
     bandwidths: Mutex<HashMap<String, Arc<Bandwidth>>>,
+    /// The same for how many files are on their way.
+    turns: Mutex<HashMap<String, Turns>>,
 }
 
 /// A place in the form in which it is opened.
@@ -176,28 +186,33 @@ impl<'c> Opener<'c> {
             Asking::Person if context.environment.stdin_is_terminal => Asking::Person,
             _ => Asking::Nobody,
         };
-        Self {
+        let shared = Shared {
             secrets: Secrets::new(context, &config),
-            context,
-            config,
-            asking,
             ssh: OnceCell::new(),
             bandwidths: Mutex::default(),
+            turns: Mutex::default(),
+        };
+        Self {
+            context,
+            config: Arc::new(config),
+            asking,
+            shared: Arc::new(shared),
         }
     }
 
     /// The configuration.
-    pub(crate) const fn config(&self) -> &Config {
+    pub(crate) fn config(&self) -> &Config {
         &self.config
     }
 
     /// Changes the configuration. What is open stays open, with the limits of now.
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut Config)) {
-        change(&mut self.config);
+        change(Arc::make_mut(&mut self.config));
         let endpoints = &self.config.endpoints;
-        let bandwidths = self
+        let mut bandwidths = self
+            .shared
             .bandwidths
-            .get_mut()
+            .lock()
             .unwrap_or_else(PoisonError::into_inner);
         bandwidths.retain(|name, bandwidth| {
             let limits = endpoints.get(name).map(|endpoint| endpoint.limits);
@@ -205,11 +220,19 @@ impl<'c> Opener<'c> {
             bandwidth.set(rate.unwrap_or(0));
             rate.is_some()
         });
+        let turns = self.shared.turns.lock();
+        let mut turns = turns.unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|name, turns| {
+            let limits = endpoints.get(name).map(|endpoint| endpoint.limits);
+            let limit = limits.and_then(|limits| limits.transfers);
+            turns.set_limit(limit.unwrap_or(usize::MAX));
+            limit.is_some()
+        });
     }
 
     /// The secrets, and the store they are in.
-    pub(crate) const fn secrets(&self) -> &Secrets<'c> {
-        &self.secrets
+    pub(crate) fn secrets(&self) -> &Secrets<'c> {
+        &self.shared.secrets
     }
 
     /// The steps of a job, with their keys.
@@ -221,7 +244,7 @@ impl<'c> Opener<'c> {
         specs: Vec<StepSpec>,
         files: &BTreeMap<String, PathBuf>,
     ) -> Result<Steps, CommandError> {
-        crate::steps::ready(specs, files, &self.secrets, self.context, &self.config).await
+        crate::steps::ready(specs, files, self.secrets(), self.context, &self.config).await
     }
 
     /// Opens `location`.
@@ -235,12 +258,14 @@ impl<'c> Opener<'c> {
     ) -> Result<Opened, CommandError> {
         let (place, limits, verify) = self.place(location)?;
         let bandwidth = self.bandwidth(location, limits);
+        let turns = self.turns(location, limits);
         let opened = |(remote, space): (Arc<dyn Remote>, Space), single_file| Opened {
             remote: match &bandwidth {
                 Some(bandwidth) => limited(remote, bandwidth),
                 None => remote,
             },
             single_file,
+            turns: turns.clone(),
             limits,
             verify,
             space: Arc::new(space),
@@ -285,6 +310,7 @@ impl<'c> Opener<'c> {
         };
         let rate = limits.bandwidth_bytes_per_second?;
         let mut bandwidths = self
+            .shared
             .bandwidths
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
@@ -292,6 +318,20 @@ impl<'c> Opener<'c> {
             .entry(name.clone())
             .or_insert_with(|| Bandwidth::new(rate));
         Some(Arc::clone(bandwidth))
+    }
+
+    /// The turns of an endpoint that limits how many files are on their way, and its name.
+    fn turns(&self, location: &Location, limits: Limits) -> Option<(String, Turns)> {
+        let Location::Endpoint { name, .. } = location else {
+            return None;
+        };
+        let limit = limits.transfers?;
+        let turns = self.shared.turns.lock();
+        let mut turns = turns.unwrap_or_else(PoisonError::into_inner);
+        let turns = turns
+            .entry(name.clone())
+            .or_insert_with(|| Turns::new(limit));
+        Some((name.clone(), turns.clone()))
     }
 
     /// Opens the root of an endpoint.
@@ -371,16 +411,17 @@ impl<'c> Opener<'c> {
             Place::Local(path) => (Arc::new(LocalRemote::new(path)), Space::Local(path.clone())),
             Place::Sftp(settings, limits) => {
                 let ssh = self
+                    .shared
                     .ssh
                     .get_or_try_init(|| sftp::Ssh::load(&self.context.environment))
                     .await?;
                 let remote = ssh
-                    .open(settings, *limits, &self.secrets, self.asking)
+                    .open(settings, *limits, self.secrets(), self.asking)
                     .await?;
                 (Arc::new(remote.clone()), Space::Sftp(remote))
             }
             Place::Object(settings, limits) => (
-                object::open(settings, *limits, &self.secrets).await?,
+                object::open(settings, *limits, self.secrets()).await?,
                 Space::Unknown,
             ),
         })

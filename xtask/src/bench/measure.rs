@@ -286,9 +286,10 @@ pub(crate) fn process_memory(id: u32, field: &str) -> u64 {
     kibibytes.unwrap_or(0) * 1024
 }
 
-/// `utime`, `stime`, `cutime` and `cstime`: fields 14 to 17, the name (which may hold anything) being
+/// User and system time of a process, and of those of its children that were waited for, in seconds:
+/// `utime`, `stime`, `cutime` and `cstime`, fields 14 to 17, the name (which may hold anything) being
 /// the second.
-fn cpu_seconds(id: u32) -> f64 {
+pub(crate) fn cpu_seconds(id: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
     let Some((_, rest)) = stat.rsplit_once(')') else {
         return 0.0;

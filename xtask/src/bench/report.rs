@@ -13,13 +13,14 @@ use crate::bench::row::{self, Found, Goal, Number, Row, Series, Side};
 use crate::bench::tools::Tools;
 use crate::{Outcome, workspace_root};
 
-const NUMBERS: [Number; 7] = [
+const NUMBERS: [Number; 8] = [
     Number::Seconds,
     Number::MedianMilliseconds,
     Number::Percentile99Milliseconds,
     Number::IdleMegabytes,
     Number::IdleAnonymousMegabytes,
     Number::CpuSeconds,
+    Number::ServerCpuSeconds,
     Number::PeakMegabytes,
 ];
 
@@ -28,11 +29,12 @@ All contestants of a row run on the same data against the same server in one run
 begin with another one each time, each with a fresh destination; Knarr with a fresh state directory. Numbers are
 medians. Every delivery is held against the source (outside the measured time; every byte in the first round,
 every length in all). CPU seconds are user and system time of the client's whole process tree, not of the
-server. Peak memory is the largest sum of the resident high-water marks of the client's processes, looked at every
+server; server CPU seconds, in the rows about Knarr's own server, are those of the server and its sessions. Peak memory is the largest sum of the resident high-water marks of the client's processes, looked at every
 20 ms.
 
 Rows with a network and rows about watching keep data, servers and Knarr's state in memory-backed storage
-(`/dev/shm`): they compare programs, not disks. The rows `local-200k` and `noop-200k` are on a real disk. Client
+(`/dev/shm`): they compare programs, not disks; so do those about OpenPGP. The rows `local-200k`, `noop-200k`, `extract-…` and
+`server-small-put-disk` are on a real disk. Client
 and server share the machine. Knarr runs as it comes, with hashing, staged names, durable commits and the custody
 record on. Peers run as they come and tuned, which means: with the flags that their documentation offers for
 the case; the commands stand in `xtask/src/bench/`.

@@ -60,6 +60,8 @@ pub(crate) enum Number {
     Seconds,
     /// Seconds of processor time, user and system.
     CpuSeconds,
+    /// Seconds of processor time of the server, user and system.
+    ServerCpuSeconds,
     /// Resident memory at its peak, in MB.
     PeakMegabytes,
     /// Half were faster, in milliseconds.
@@ -78,6 +80,7 @@ impl Number {
         match self {
             Self::Seconds => "seconds",
             Self::CpuSeconds => "CPU seconds",
+            Self::ServerCpuSeconds => "server CPU seconds",
             Self::PeakMegabytes => "peak MB",
             Self::MedianMilliseconds => "p50 ms",
             Self::Percentile99Milliseconds => "p99 ms",
@@ -182,6 +185,9 @@ impl Found {
 /// The command of an attempt.
 pub(crate) type MakeCommand<'a> = Box<dyn Fn(&Attempt) -> Result<Command, String> + 'a>;
 
+/// Processor time of a server so far, in seconds.
+pub(crate) type Meter<'a> = Box<dyn Fn() -> f64 + 'a>;
+
 /// Somebody who takes part.
 pub(crate) struct Contestant<'a> {
     /// Who: the program, then the variant.
@@ -192,6 +198,8 @@ pub(crate) struct Contestant<'a> {
     pub(crate) rounds: usize,
     /// What it runs.
     pub(crate) command: MakeCommand<'a>,
+    /// The server it works with, if that is measured, too.
+    pub(crate) server: Option<Meter<'a>>,
 }
 
 impl<'a> Contestant<'a> {
@@ -206,7 +214,14 @@ impl<'a> Contestant<'a> {
             side,
             rounds: usize::MAX,
             command: Box::new(command),
+            server: None,
         }
+    }
+
+    /// Measures the server, too.
+    pub(crate) fn with_server(mut self, meter: impl Fn() -> f64 + 'a) -> Self {
+        self.server = Some(Box::new(meter));
+        self
     }
 
     /// Takes part in one round only.
@@ -313,15 +328,12 @@ impl<'a> Course<'a> {
         };
         eprint!("    round {:<2} {:<28}", round + 1, contestant.name);
         match self.measure(contestant, &attempt) {
-            Ok((usage, remark)) => {
-                eprintln!(
-                    "{:>9.3} s  {:>7.2} CPU s  {:>7.1} MB  {}",
-                    usage.wall.as_secs_f64(),
-                    usage.cpu_seconds,
-                    megabytes(usage.peak_bytes),
-                    remark.as_deref().unwrap_or_default()
-                );
-                series.samples.push(sample(&usage));
+            Ok((sample, remark)) => {
+                for (number, value) in &sample {
+                    eprint!("{value:>9.3} {}", number.heading());
+                }
+                eprintln!("  {}", remark.as_deref().unwrap_or_default());
+                series.samples.push(sample);
                 series.remarks.extend(remark);
             }
             Err(problem) => {
@@ -337,23 +349,29 @@ impl<'a> Course<'a> {
         &self,
         contestant: &Contestant<'_>,
         attempt: &Attempt,
-    ) -> Result<(Usage, Option<String>), String> {
+    ) -> Result<(Sample, Option<String>), String> {
         let mut command = (contestant.command)(attempt)?;
         (self.before)(attempt)?;
         let log = self.space.path().join("log");
+        let served = || contestant.server.as_ref().map(|meter| meter());
+        let before = served();
         let (ended, usage) = measure::run(&mut command, self.limit, &log)?;
+        let mut sample = sample(&usage);
+        if let (Some(before), Some(after)) = (before, served()) {
+            sample.insert(Number::ServerCpuSeconds, after - before);
+        }
         match ended {
             Ended::Stopped => {
                 let seconds = self.limit.as_secs();
                 Ok((
-                    usage,
+                    sample,
                     Some(format!("{STOPPED} after {seconds} s, not done")),
                 ))
             }
             Ended::Exit(status) if !status.success() => Err(format!("{status}: {}", tail(&log))),
             Ended::Exit(_) => {
                 (self.check)(attempt)?;
-                Ok((usage, None))
+                Ok((sample, None))
             }
         }
     }

@@ -108,17 +108,74 @@ pub(crate) struct Transfer {
     pub(crate) destination: PathBuf,
 }
 
-/// A private sshd and the line to it.
-#[derive(Debug)]
-pub(crate) struct Server {
-    sshd: Sshd,
-    proxy: Option<FaultProxy>,
+/// What a client of a server has to know.
+#[derive(Debug, Clone)]
+pub(crate) struct Login {
+    /// The port to connect to, on 127.0.0.1.
+    pub(crate) port: u16,
     /// The user to log in as.
     pub(crate) user: String,
     /// The private key.
     pub(crate) key: PathBuf,
-    /// A file with the host key for the port that is used.
+    /// A file with the host key for this port.
     pub(crate) known_hosts: PathBuf,
+}
+
+impl Login {
+    /// Notes the host keys (`type base64`) of a port in a file of known hosts in `directory`.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub(crate) fn new(
+        port: u16,
+        user: &str,
+        key: PathBuf,
+        host_keys: &[String],
+        directory: &Path,
+    ) -> Result<Self, String> {
+        let lines = host_keys
+            .iter()
+            .map(|key| format!("[127.0.0.1]:{port} {key}\n"));
+        let text: String = lines.collect();
+        let known_hosts = directory.join(format!("known_hosts-{port}"));
+        fs::write(&known_hosts, text)
+            .map_err(|error| format!("cannot write {}: {error}", known_hosts.display()))?;
+        Ok(Self {
+            port,
+            user: user.to_owned(),
+            key,
+            known_hosts,
+        })
+    }
+
+    /// The options of `ssh` and `sftp` that log in here and nowhere else; `-p` or `-P` is not among them.
+    pub(crate) fn ssh_options(&self) -> Vec<String> {
+        [
+            "-F".to_owned(),
+            "none".to_owned(),
+            "-oBatchMode=yes".to_owned(),
+            "-oIdentitiesOnly=yes".to_owned(),
+            format!("-oIdentityFile={}", self.key.display()),
+            format!("-oUserKnownHostsFile={}", self.known_hosts.display()),
+        ]
+        .into()
+    }
+
+    /// A whole command line of `ssh`, as `rsync -e` and lftp want it.
+    pub(crate) fn ssh_command(&self, more: &str) -> String {
+        let options = self.ssh_options().join(" ");
+        format!("ssh {options} -p {}{more}", self.port)
+    }
+}
+
+/// A private sshd and the line to it.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) sshd: Sshd,
+    _proxy: Option<FaultProxy>,
+    /// How to log in, over the line.
+    pub(crate) login: Login,
 }
 
 impl Server {
@@ -138,33 +195,12 @@ impl Server {
                     .map_err(|error| error.chain())?,
             ),
         };
-        let mut server = Self {
-            user: sshd.user().to_owned(),
-            key: sshd.client_key_path(),
-            known_hosts: directory.join("known_hosts"),
+        let port = proxy.as_ref().map_or_else(|| sshd.port(), FaultProxy::port);
+        Ok(Self {
+            login: login_to(&sshd, port, directory)?,
             sshd,
-            proxy,
-        };
-        // The testkit's own file names the port of sshd, not that of the proxy.
-        let keys = server
-            .sshd
-            .host_public_keys()
-            .map_err(|error| error.chain())?;
-        let lines = keys
-            .iter()
-            .map(|key| format!("[127.0.0.1]:{} {key}\n", server.port()));
-        let text: String = lines.collect();
-        server.known_hosts = directory.join(format!("known_hosts-{}", server.port()));
-        fs::write(&server.known_hosts, text)
-            .map_err(|error| format!("cannot write {}: {error}", server.known_hosts.display()))?;
-        Ok(server)
-    }
-
-    /// The port that clients connect to.
-    pub(crate) fn port(&self) -> u16 {
-        self.proxy
-            .as_ref()
-            .map_or_else(|| self.sshd.port(), FaultProxy::port)
+            _proxy: proxy,
+        })
     }
 
     /// Knarr's configuration of an endpoint `server` whose paths are absolute.
@@ -172,34 +208,22 @@ impl Server {
         format!(
             "endpoints:\n  server:\n    type: sftp\n    host: 127.0.0.1\n    port: {}\n    user: {}\n    \
              key: {}\n    host_key: \"{}\"\n    path: /\n",
-            self.port(),
-            self.user,
-            self.key.display(),
+            self.login.port,
+            self.login.user,
+            self.login.key.display(),
             self.sshd.host_key_fingerprint()
         )
     }
+}
 
-    /// The options of `ssh` and `sftp` that log in here and nowhere else; `-p` or `-P` is not among them.
-    pub(crate) fn ssh_options(&self) -> Vec<String> {
-        [
-            "-F".to_owned(),
-            "none".to_owned(),
-            "-oBatchMode=yes".to_owned(),
-            "-oIdentitiesOnly=yes".to_owned(),
-            format!("-oIdentityFile={}", self.key.display()),
-            format!("-oUserKnownHostsFile={}", self.known_hosts.display()),
-        ]
-        .into()
-    }
-
-    /// A whole command line of `ssh`, as `rsync -e` and lftp want it.
-    pub(crate) fn ssh_command(&self, more: &str) -> String {
-        format!(
-            "ssh {} -p {}{more}",
-            self.ssh_options().join(" "),
-            self.port()
-        )
-    }
+/// How to log in to an sshd that is reached at a port.
+///
+/// # Errors
+///
+/// If its host keys cannot be read, or noted.
+pub(crate) fn login_to(sshd: &Sshd, port: u16, directory: &Path) -> Result<Login, String> {
+    let keys = sshd.host_public_keys().map_err(|error| error.chain())?;
+    Login::new(port, sshd.user(), sshd.client_key_path(), &keys, directory)
 }
 
 fn big(bench: &Bench, found: &mut Found, direction: Direction, line: Line) -> Outcome {
@@ -252,7 +276,7 @@ fn race(
         let server = &server;
         let make = peer.command;
         let command = move |attempt: &Attempt| -> Result<Command, String> {
-            make(server, &transfer(attempt), &attempt.state)
+            make(&server.login, &transfer(attempt), &attempt.state)
         };
         let contestant = Contestant::new(peer.name, Side::Peer, command);
         contestants.push(if peer.slow {

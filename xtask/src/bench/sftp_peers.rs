@@ -9,13 +9,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::bench::sftp::{Direction, Line, Server, Shape, Transfer};
+use crate::bench::sftp::{Direction, Line, Login, Shape, Transfer};
 use crate::bench::tools::Tools;
 
 /// The fastest cipher that OpenSSH and all clients know.
 const CIPHER: &str = "aes128-gcm@openssh.com";
 
-type MakeCommand = Box<dyn Fn(&Server, &Transfer, &Path) -> Result<Command, String>>;
+type MakeCommand = Box<dyn Fn(&Login, &Transfer, &Path) -> Result<Command, String>>;
 
 /// A peer in one variant.
 pub(crate) struct Peer {
@@ -60,7 +60,7 @@ pub(crate) fn all(tools: &Tools, shape: Shape, line: Line) -> Vec<Peer> {
         if let Some(program) = tools.rclone.clone() {
             // As it comes it runs one `md5sum` over ssh for each file.
             let slow = shape == Shape::Small && variant == Variant::AsItComes;
-            let make = move |server: &Server, transfer: &Transfer, _: &Path| {
+            let make = move |server: &Login, transfer: &Transfer, _: &Path| {
                 Ok(rclone(&program, variant, server, transfer))
             };
             add("rclone", variant, slow, Box::new(make));
@@ -68,20 +68,20 @@ pub(crate) fn all(tools: &Tools, shape: Shape, line: Line) -> Vec<Peer> {
         if let Some(program) = tools.sftp.clone() {
             // It waits for an answer several times a file: half a minute for 500 files.
             let slow = shape == Shape::Small && line == Line::Delayed;
-            let make = move |server: &Server, transfer: &Transfer, state: &Path| {
-                sftp(&program, variant, server, transfer, state)
+            let make = move |server: &Login, transfer: &Transfer, state: &Path| {
+                sftp(&program, (variant, None), server, transfer, state)
             };
             add("sftp", variant, slow, Box::new(make));
         }
         if let Some(program) = tools.lftp.clone() {
             let slow = line == Line::Delayed && variant == Variant::AsItComes;
-            let make = move |server: &Server, transfer: &Transfer, state: &Path| {
+            let make = move |server: &Login, transfer: &Transfer, state: &Path| {
                 Ok(lftp(&program, variant, server, transfer, state))
             };
             add("lftp", variant, slow, Box::new(make));
         }
         if let Some(program) = tools.rsync.clone() {
-            let make = move |server: &Server, transfer: &Transfer, _: &Path| {
+            let make = move |server: &Login, transfer: &Transfer, _: &Path| {
                 Ok(rsync(&program, variant, server, transfer))
             };
             add("rsync", variant, false, Box::new(make));
@@ -92,31 +92,42 @@ pub(crate) fn all(tools: &Tools, shape: Shape, line: Line) -> Vec<Peer> {
 
 /// rclone with nothing from the caller's environment and configuration.
 pub(crate) fn bare_rclone(program: &Path) -> Command {
+    let mut command = without_rclone_variables(program);
+    command.args(["--config", "/dev/null"]);
+    command
+}
+
+/// A program that sees nothing of what the caller's environment says to rclone.
+pub(crate) fn without_rclone_variables(program: &Path) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("RCLONE_") {
             command.env_remove(name);
         }
     }
-    command.args(["--config", "/dev/null"]);
     command
+}
+
+/// Tells rclone by its environment what `server:` is.
+pub(crate) fn name_remote(command: &mut Command, server: &Login) {
+    command
+        .env("RCLONE_CONFIG_SERVER_TYPE", "sftp")
+        .env("RCLONE_CONFIG_SERVER_HOST", "127.0.0.1")
+        .env("RCLONE_CONFIG_SERVER_PORT", server.port.to_string())
+        .env("RCLONE_CONFIG_SERVER_USER", &server.user)
+        .env("RCLONE_CONFIG_SERVER_KEY_FILE", &server.key)
+        .env("RCLONE_CONFIG_SERVER_KNOWN_HOSTS_FILE", &server.known_hosts);
 }
 
 /// `rclone copy` between a local directory and one on the server.
 pub(crate) fn rclone(
     program: &Path,
     variant: Variant,
-    server: &Server,
+    server: &Login,
     transfer: &Transfer,
 ) -> Command {
     let mut command = bare_rclone(program);
-    command
-        .env("RCLONE_CONFIG_SERVER_TYPE", "sftp")
-        .env("RCLONE_CONFIG_SERVER_HOST", "127.0.0.1")
-        .env("RCLONE_CONFIG_SERVER_PORT", server.port().to_string())
-        .env("RCLONE_CONFIG_SERVER_USER", &server.user)
-        .env("RCLONE_CONFIG_SERVER_KEY_FILE", &server.key)
-        .env("RCLONE_CONFIG_SERVER_KNOWN_HOSTS_FILE", &server.known_hosts);
+    name_remote(&mut command, server);
     command.arg("copy");
     if variant == Variant::Tuned {
         command.args(["--sftp-disable-hashcheck", "--sftp-ciphers", CIPHER]);
@@ -156,10 +167,15 @@ pub(crate) fn rclone(
     command
 }
 
-fn sftp(
+/// `sftp` with a batch file in `state`.
+///
+/// # Errors
+///
+/// If that cannot be written.
+pub(crate) fn sftp(
     program: &Path,
-    variant: Variant,
-    server: &Server,
+    (variant, flag): (Variant, Option<&str>),
+    server: &Login,
     transfer: &Transfer,
     state: &Path,
 ) -> Result<Command, String> {
@@ -177,10 +193,11 @@ fn sftp(
         .map_err(|error| format!("cannot write {}: {error}", batch.display()))?;
     let mut command = Command::new(program);
     command.args(server.ssh_options()).arg("-b").arg(&batch);
-    command.args(["-P", &server.port().to_string()]);
+    command.args(["-P", &server.port.to_string()]);
     if variant == Variant::Tuned {
         command.args(["-c", CIPHER, "-R", "256"]);
     }
+    command.args(flag);
     command.arg(format!("{}@127.0.0.1", server.user));
     Ok(command)
 }
@@ -188,7 +205,7 @@ fn sftp(
 fn lftp(
     program: &Path,
     variant: Variant,
-    server: &Server,
+    server: &Login,
     transfer: &Transfer,
     state: &Path,
 ) -> Command {
@@ -211,8 +228,7 @@ fn lftp(
     script.push_str(&format!("set sftp:connect-program \"{connect}\"; "));
     script.push_str(&format!(
         "open -u {}, -p {} sftp://127.0.0.1; ",
-        server.user,
-        server.port()
+        server.user, server.port
     ));
     script.push_str(&match (transfer.shape, transfer.direction) {
         (Shape::Big, Direction::Put) => format!("put {from}/big -o {to}/big"),
@@ -228,7 +244,7 @@ fn lftp(
     command
 }
 
-fn rsync(program: &Path, variant: Variant, server: &Server, transfer: &Transfer) -> Command {
+fn rsync(program: &Path, variant: Variant, server: &Login, transfer: &Transfer) -> Command {
     let (more, flags): (&str, &[&str]) = match variant {
         Variant::AsItComes => ("", &["-a"]),
         Variant::Tuned => (

@@ -50,7 +50,9 @@ impl Tools {
 
     /// Name and version of each, or that it is missing.
     pub(crate) fn versions(&self) -> Vec<(&'static str, String)> {
-        let ssh = tools::candidates("ssh").into_iter().next();
+        let first = |name| tools::candidates(name).into_iter().next();
+        let ssh = first("ssh");
+        let (gpg, tar, unzip) = (first("gpg"), first("tar"), first("unzip"));
         [
             ("rclone", &self.rclone, "version"),
             ("OpenSSH", &ssh, "-V"),
@@ -60,6 +62,9 @@ impl Tools {
             ("lsyncd", &self.lsyncd, "--version"),
             ("Unison", &self.unison, "-version"),
             ("find", &self.find, "--version"),
+            ("GnuPG", &gpg, "--version"),
+            ("tar", &tar, "--version"),
+            ("unzip", &unzip, "-v"),
             ("garage (server)", &self.garage, "--version"),
         ]
         .into_iter()

@@ -179,8 +179,8 @@ fn lsyncd_command(
     let (target, shell) = match server {
         None => (destination.display().to_string(), String::new()),
         Some(server) => (
-            format!("{}@127.0.0.1:{}", server.user, destination.display()),
-            format!("rsh = \"{}\", ", server.ssh_command("")),
+            format!("{}@127.0.0.1:{}", server.login.user, destination.display()),
+            format!("rsh = \"{}\", ", server.login.ssh_command("")),
         ),
     };
     // As documented for what matters at once: the smallest delay, and rsync's archive mode.
@@ -358,7 +358,7 @@ fn copied_burst(bench: &Bench, server: Option<&Server>, tree: Tree) -> Result<Sa
                 source: source.clone(),
                 destination: destination.clone(),
             };
-            rclone(program, Variant::Tuned, server, &transfer)
+            rclone(program, Variant::Tuned, &server.login, &transfer)
         }
         None => {
             let mut command = bare_rclone(program);

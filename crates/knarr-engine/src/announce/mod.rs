@@ -4,6 +4,8 @@
 //!
 //! * What is told of a record is written in the transaction of that record (K3, K8): both are there, or
 //!   none is. Nobody waits for a receiver.
+//! * Who is told of a run is settled when it begins. A job that is changed or removed while its files are in
+//!   flight has them told as before (K8).
 //! * What is judged by looking (held plans, endpoints, keys, what did not come) is judged in rounds, every
 //!   [`ROUND`]: it may have been changed by another process.
 //! * Hooks and alerts are about jobs. Commands that move files once, now, are watched by who gave them.
@@ -78,9 +80,15 @@ struct Shared {
     endpoints: RwLock<BTreeMap<String, String>>,
     credentials: RwLock<Vec<Credential>>,
     waker: Waker,
-    followed: Followed,
-    followers: Vec<Arc<Notify>>,
+    followers: RwLock<Followers>,
     meters: Meters,
+}
+
+/// Who follows the events of files.
+#[derive(Debug, Default)]
+struct Followers {
+    followed: Followed,
+    woken: Vec<Arc<Notify>>,
 }
 
 /// Tells whoever is to hear of what jobs do. Cheap to clone; the default tells nobody.
@@ -107,8 +115,10 @@ impl Announcer {
         Self(Arc::new(Shared {
             alerting: RwLock::new(Alerting::new(options.rules)),
             waker: options.waker,
-            followed: options.followed,
-            followers: options.followers,
+            followers: RwLock::new(Followers {
+                followed: options.followed,
+                woken: options.followers,
+            }),
             ..Shared::default()
         }))
     }
@@ -127,6 +137,22 @@ impl Announcer {
     /// From now on these are the rules.
     pub fn set_rules(&self, rules: Vec<Rule>) {
         *write(&self.0.alerting) = Alerting::new(rules);
+    }
+
+    /// From now on these follow the events of files, and are woken by who writes some.
+    pub fn set_followers(&self, woken: Vec<Arc<Notify>>) {
+        let followed = if woken.is_empty() {
+            Followed::No
+        } else {
+            Followed::Yes
+        };
+        *write(&self.0.followers) = Followers { followed, woken };
+    }
+
+    /// What wakes the worker of the outbox.
+    #[must_use]
+    pub fn waker(&self) -> Waker {
+        self.0.waker.clone()
     }
 
     /// What the endpoint that is known as `known_as` (as [`knarr_remote::Description::endpoint`] has it) is
@@ -149,7 +175,7 @@ impl Announcer {
     /// Whether events of files are written.
     #[must_use]
     pub fn followed(&self) -> Followed {
-        self.0.followed
+        read(&self.0.followers).followed
     }
 
     /// The rules.
@@ -176,16 +202,15 @@ impl Announcer {
     /// Wakes the worker of the outbox and those who follow events.
     pub fn wake(&self) {
         self.0.waker.wake();
-        self.0
-            .followers
-            .iter()
-            .for_each(|follower| follower.notify_one());
+        let followers = read(&self.0.followers);
+        followers.woken.iter().for_each(|woken| woken.notify_one());
     }
 
     /// One of those who follow events, to be woken by who writes some.
     pub(crate) fn follower(&self) -> Arc<Notify> {
-        self.0
-            .followers
+        let followers = read(&self.0.followers);
+        followers
+            .woken
             .first()
             .map_or_else(Arc::default, Arc::clone)
     }

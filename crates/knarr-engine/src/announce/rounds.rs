@@ -83,11 +83,11 @@ impl Announcer {
             let own = pairs
                 .iter()
                 .filter(|pair| pair.known_as.job.as_ref() == Some(name));
-            let (mut held, mut parked) = (None, 0);
+            let (mut held, mut parked) = (None, false);
             for pair in own {
                 held = held.or(tx.held(pair.id)?.filter(|hold| hold.approval.is_none()));
                 if job.looks == Looks::Always {
-                    parked += tx.count_dirty(pair.id, known.now)?.parked;
+                    parked = parked || tx.has_parked(pair.id)?;
                 }
             }
             match held {
@@ -110,7 +110,7 @@ impl Announcer {
                 None => {}
             }
             let fails = |on: &Condition| matches!(on, Condition::Failed { .. });
-            if job.looks == Looks::Always && parked == 0 && known.is_bad(&subject, fails) {
+            if job.looks == Looks::Always && !parked && known.is_bad(&subject, fails) {
                 events.push(known.event(&subject, What::Succeeded));
             }
         }

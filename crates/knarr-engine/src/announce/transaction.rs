@@ -12,7 +12,7 @@ use knarr_store::events::{FileEvent, NewEvent};
 use knarr_store::runs::RunId;
 use knarr_store::{StoreError, Tx};
 
-use crate::announce::{Announcer, Followed};
+use crate::announce::{Announced, Announcer, Followed};
 use crate::journal::Change;
 use crate::node::Looks;
 use crate::outbox::notifier::{Waiting, event_of};
@@ -30,18 +30,23 @@ struct Bound {
     run: RunId,
     destination_root: String,
     began: Instant,
+    /// What the job says, as it was when the run began: a job that is changed or removed meanwhile has its
+    /// files told as it promised. Nothing for what is no job.
+    announced: Option<Announced>,
     /// What was seen of the run and is not written yet.
     seen: OnceLock<Waiting>,
 }
 
 impl Announcing {
     pub(super) fn new(announcer: Announcer, job: &str, run: RunId, root: &str) -> Self {
+        let announced = announcer.announced(job);
         Self(Some(Arc::new(Bound {
             announcer,
             job: job.to_owned(),
             run,
             destination_root: root.to_owned(),
             began: Instant::now(),
+            announced,
             seen: OnceLock::new(),
         })))
     }
@@ -71,7 +76,7 @@ impl Announcing {
                 .collect();
             tx.append_events(&events)?;
         }
-        let Some(announced) = bound.announcer.announced(&bound.job) else {
+        let Some(announced) = &bound.announced else {
             return Ok(());
         };
         if !announced.hooks.after_file.is_empty() {
@@ -156,7 +161,7 @@ impl Announcing {
         let now = tx.now();
         let run = tx.stored_run(bound.run)?;
         let began_at = run.map_or(now, |run| run.started_at);
-        if let Some(announced) = bound.announcer.announced(&bound.job) {
+        if let Some(announced) = &bound.announced {
             let facts = RunFacts {
                 outcome: outcome(state).to_owned(),
                 files: report.created + report.updated + report.renamed,
@@ -271,7 +276,7 @@ const fn is_told(action: Action) -> bool {
 const fn is_of_a_file(record: &CustodyRecord) -> bool {
     !matches!(
         record.action,
-        Action::Held | Action::Approved | Action::Pruned
+        Action::Held | Action::Approved | Action::Pruned | Action::Acknowledged
     )
 }
 

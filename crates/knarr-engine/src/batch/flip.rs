@@ -121,6 +121,8 @@ pub(crate) async fn publish(
         return Ok(Err(stuck));
     }
     finish(context, batch).await?;
+    // What of it could not be removed while it was half staged is no part of the publication.
+    context.journal.undecide_batch(batch).await?;
     Ok(Ok(()))
 }
 
@@ -139,6 +141,7 @@ pub(crate) async fn recover(
             Err(stuck) => return Ok(Err(stuck)),
         }
         forget_published(context, batch).await?;
+        context.journal.undecide_batch(batch).await?;
         context.journal.forget_empty_batches().await?;
     }
     Ok(Ok(()))
@@ -407,11 +410,13 @@ async fn record(context: &Arc<Context>, named: Vec<Named>) -> Result<(), EngineE
             let hash = record.source_hash;
             let synced = put::synced(Side::Destination, &item.source, entry, path, hash);
             changes.push(Change::Synced(Box::new(synced)));
+            changes.extend(owed(context, item));
         }
         changes.push(Change::Custody(Box::new(record)));
         changes.push(Change::Published(file.id));
     }
     context.journal.record(changes).await?;
+    context.acknowledging.hurry();
     for Named { item, .. } in named.iter().filter(|named| named.item.role == Role::Main) {
         match item.record.action {
             Action::Adopted => {
@@ -426,6 +431,19 @@ async fn record(context: &Arc<Context>, named: Vec<Named>) -> Result<(), EngineE
         }
     }
     Ok(())
+}
+
+/// What whoever a file came from is to be told of its delivery. It was asked before the file was staged
+/// whether that can be said.
+fn owed(context: &Arc<Context>, item: &Item) -> Option<Change> {
+    let sha256 = item.sha256.as_deref();
+    let owed = context.acknowledging.owe(context, &item.source, sha256);
+    owed.unwrap_or_else(|error| {
+        let error = crate::error::chain(&error);
+        let message = format!("its delivery is not acknowledged: {error}");
+        context.trouble(Some(&item.source.path), Trouble::Error, &message);
+        None
+    })
 }
 
 /// Takes care of the sources of a batch that is published, those of the last turn last.

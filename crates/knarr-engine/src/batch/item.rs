@@ -27,6 +27,9 @@ pub(crate) struct Item {
     /// The checksum that it was compared with, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) compared: Option<String>,
+    /// The SHA-256 of the source's content, where its acknowledgement tells it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sha256: Option<String>,
 }
 
 /// What a staged file is to its source.
@@ -71,6 +74,7 @@ pub(crate) struct NewItem {
     pub(crate) replaces: Replaces,
     pub(crate) hash: Option<ContentHash>,
     pub(crate) compared: Option<String>,
+    pub(crate) sha256: Option<String>,
 }
 
 impl Item {
@@ -83,6 +87,7 @@ impl Item {
             replaces,
             hash,
             compared,
+            sha256,
         } = new;
         Self {
             version: VERSION,
@@ -93,6 +98,7 @@ impl Item {
             replaces,
             hash,
             compared,
+            sha256,
         }
     }
 

@@ -13,7 +13,7 @@ mod item;
 mod stage;
 pub(crate) mod sweep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -34,7 +34,7 @@ pub enum Publish {
     /// All files of a run together, when all are staged and verified; or none.
     Together {
         /// Those that become visible when all others are.
-        last: Option<Marker>,
+        last: Option<Box<Marker>>,
     },
 }
 
@@ -50,6 +50,8 @@ pub(crate) struct Batches {
     remark: Option<String>,
     /// What is being staged: for the hidden name the final one, and what may be replaced there.
     under_way: Mutex<BTreeMap<RelPath, (RelPath, Replace)>>,
+    /// The final names of what comes out of each archive that is being unpacked.
+    unpacked: Mutex<BTreeMap<RelPath, BTreeSet<RelPath>>>,
 }
 
 /// What belongs to a batch.
@@ -58,7 +60,7 @@ pub(crate) enum Members {
     /// All files of the run, in one batch.
     All {
         /// Those that come last.
-        last: Option<Marker>,
+        last: Option<Box<Marker>>,
     },
     /// What manifests list, a batch for each.
     Listed(BTreeMap<RelPath, Member>),
@@ -168,6 +170,7 @@ impl Batches {
             members,
             remark,
             under_way: Mutex::new(BTreeMap::new()),
+            unpacked: Mutex::new(BTreeMap::new()),
         }
     }
 
@@ -241,6 +244,24 @@ impl Batches {
                 .is_some_and(|member| matches!(member.what, MemberKind::Manifest(_))),
         };
         if is_last { Turn::Last } else { Turn::First }
+    }
+
+    /// An archive begins to be unpacked, maybe once more.
+    fn begin_unpacking(&self, source: &RelPath) {
+        let mut unpacked = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
+        unpacked.insert(source.clone(), BTreeSet::new());
+    }
+
+    /// Says whether nothing else of the same archive goes to `path`.
+    fn is_new_of(&self, source: &RelPath, path: &RelPath) -> bool {
+        let mut unpacked = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
+        let names = unpacked.get_mut(source);
+        names.is_none_or(|names| names.insert(path.clone()))
+    }
+
+    fn end_unpacking(&self, source: &RelPath) {
+        let mut unpacked = self.unpacked.lock().unwrap_or_else(PoisonError::into_inner);
+        unpacked.remove(source);
     }
 
     fn begin(&self, staged: RelPath, path: RelPath, replace: Replace) {

@@ -12,7 +12,7 @@ use super::{Batches, COPY_LIMIT};
 use crate::context::Tally;
 use crate::error::EngineError;
 use crate::journal::Change;
-use crate::node::{Delivered, Delivering, Landed, Outcome, refused};
+use crate::node::{Decided, Delivered, Delivering, Landed, Outcome, refused};
 use crate::put::{self, PutError};
 
 /// Where a file is written.
@@ -33,6 +33,14 @@ impl Delivering {
         if !self.job.steps.is_empty() {
             let taken_back = self.context.journal.restage(&entry.path).await;
             taken_back.map_err(PutError::Engine)?;
+            if let Some(batches) = self
+                .context
+                .batches
+                .get()
+                .filter(|_| self.job.steps.unpacks())
+            {
+                batches.begin_unpacking(&entry.path);
+            }
         }
         let Some(known) = synced else {
             return Ok(None);
@@ -67,7 +75,9 @@ impl Delivering {
                            together with others";
             return Err(refused(message.to_owned()));
         }
-        let earlier = self.claim(batches, entry, &path, Some(&staged)).await?;
+        let earlier = self
+            .claim_name(batches, entry, &path, Some(&staged))
+            .await?;
         let reused = match earlier {
             Some(item) => self.reusable(batches, entry, &staged, item).await?,
             None => None,
@@ -86,7 +96,7 @@ impl Delivering {
         !destination.capabilities.directories
     }
 
-    async fn claim(
+    async fn claim_name(
         &self,
         batches: &Batches,
         entry: &Entry,
@@ -97,6 +107,11 @@ impl Delivering {
             let error = EngineError::Internal("a file without a batch was staged");
             return Err(PutError::Engine(error));
         };
+        if !batches.is_new_of(&entry.path, path) {
+            return Err(refused(format!(
+                "two of its files would be published as \"{path}\""
+            )));
+        }
         let new = NewBatchFile {
             batch: group.id,
             source: entry.path.clone(),
@@ -175,6 +190,7 @@ impl Delivering {
         shared: &CustodyRecord,
         landed: Landed,
         role: Role,
+        sha256: Option<String>,
     ) -> Result<Change, PutError> {
         let record = self.output_record(shared, &landed);
         let Landed {
@@ -187,7 +203,7 @@ impl Delivering {
             Some((path, replace)) => (path, Replaces::from(replace)),
             None => {
                 // It is at its final place already.
-                self.claim(batches, entry, &lies_at, None).await?;
+                self.claim_name(batches, entry, &lies_at, None).await?;
                 (lies_at, Replaces::Anything)
             }
         };
@@ -208,6 +224,7 @@ impl Delivering {
             replaces,
             hash,
             compared: expected.and_then(|(expected, _)| expected.text()),
+            sha256,
         });
         let item = item.write().map_err(PutError::Engine)?;
         Ok(Change::Staged { path, item })
@@ -220,6 +237,7 @@ impl Delivering {
         dirty: &Dirty,
         entry: &Entry,
         delivered: Delivered,
+        decided: &Decided,
         started: Timestamp,
     ) -> Result<Outcome, PutError> {
         let Delivered {
@@ -235,7 +253,7 @@ impl Delivering {
         record.steps = steps;
         let mut changes = Vec::with_capacity(others.len() + 3);
         for other in others {
-            let change = self.staged_change(batches, entry, &record, other, Role::Other);
+            let change = self.staged_change(batches, entry, &record, other, Role::Other, None);
             changes.push(change.await?);
         }
         record.moved_bytes = sent;
@@ -243,10 +261,12 @@ impl Delivering {
             to: knarr_core::plan::Side::Destination,
             path: main.path.clone(),
         });
-        let main = self.staged_change(batches, entry, &record, main, Role::Main);
+        let sha256 = decided.sha256.clone();
+        let main = self.staged_change(batches, entry, &record, main, Role::Main, sha256);
         changes.push(main.await?);
         Tally::add(&self.context.tally.sent, sent);
         let settled = self.settle(dirty, changes).await?;
+        batches.end_unpacking(&entry.path);
         if let Some(group) = batches.group(&entry.path) {
             group.staged();
         }
@@ -260,10 +280,11 @@ impl Delivering {
         dirty: &Dirty,
         entry: &Entry,
         there: Entry,
+        sha256: Option<String>,
     ) -> Result<Outcome, PutError> {
         let record = self.custody(Action::Adopted, entry, dirty);
         let landed = Landed::as_is(there, entry.hash);
-        let change = self.staged_change(batches, entry, &record, landed, Role::Main);
+        let change = self.staged_change(batches, entry, &record, landed, Role::Main, sha256);
         let changes = vec![change.await?];
         let settled = self.settle(dirty, changes).await?;
         if let Some(group) = batches.group(&entry.path) {
@@ -286,6 +307,9 @@ impl Delivering {
         let Some(group) = batches.and_then(|batches| batches.group(&dirty.path)) else {
             return Ok(None);
         };
+        batches
+            .into_iter()
+            .for_each(|batches| batches.end_unpacking(&dirty.path));
         group.fail(Some(&dirty.path), reason);
         Tally::add(&self.context.tally.failed, 1);
         self.record_failure(dirty, Action::Failed, reason).await?;

@@ -70,9 +70,11 @@ impl Journal {
             .into_iter()
             .rev()
             .map(|chained| chained.record)
-            // A removal that failed says nothing about the delivery.
+            // A removal that failed says nothing about the delivery, nor does that somebody was told of it.
             .find(|record| {
-                record.job == job && record.source == source && record.action != Action::Failed
+                record.job == job
+                    && record.source == source
+                    && !matches!(record.action, Action::Failed | Action::Acknowledged)
             });
         let is_delivery =
             |record: &CustodyRecord| matches!(record.action, Action::Created | Action::Updated);
@@ -99,7 +101,10 @@ impl Journal {
         self.set_time_setting("tidied", at).await
     }
 
-    async fn time_setting(&self, name: &'static str) -> Result<Option<Timestamp>, EngineError> {
+    pub(super) async fn time_setting(
+        &self,
+        name: &'static str,
+    ) -> Result<Option<Timestamp>, EngineError> {
         let name = format!("{name}.{}", self.pair.number());
         let text = self.read(move |reader| reader.setting(&name)).await?;
         // What is no time was never noted.
@@ -107,7 +112,11 @@ impl Journal {
         Ok(nanoseconds.map(Timestamp::from_nanoseconds))
     }
 
-    async fn set_time_setting(&self, name: &'static str, at: Timestamp) -> Result<(), EngineError> {
+    pub(super) async fn set_time_setting(
+        &self,
+        name: &'static str,
+        at: Timestamp,
+    ) -> Result<(), EngineError> {
         self.write(move |tx, pair| {
             let name = format!("{name}.{}", pair.number());
             tx.set_setting(&name, &at.nanoseconds().to_string())

@@ -127,7 +127,9 @@ impl Looking<'_> {
                             let reason = format!(
                                 "another manifest lists \"{name}\", too; the next run looks again"
                             );
-                            found.keep_back(path, reason, names.into_keys());
+                            // What else it lists may be more than is kept in memory; what nobody else lists
+                            // is not taken, either.
+                            found.keep_back(path, reason, std::iter::empty());
                         }
                         None => {
                             listed += names.len();

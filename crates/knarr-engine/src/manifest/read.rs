@@ -256,7 +256,7 @@ mod tests {
 
     #[test]
     fn h02_a_manifest_that_names_what_is_no_path_below_it_is_not_used_at_all() {
-        let long = [b"a".repeat(10_000), b"\n".to_vec()].concat();
+        let long = [b"a".repeat(40_000), b"\n".to_vec()].concat();
         let many: Vec<u8> = (0..=LISTED)
             .flat_map(|number| format!("{number}\n").into_bytes())
             .collect();

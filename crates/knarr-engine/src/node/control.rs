@@ -3,7 +3,10 @@
 //! Constraints: at most [`QUEUED_COMMANDS`] commands wait, whoever comes then waits, too. The events of runs
 //! are a bounded broadcast: a listener that is too slow is told how many it missed.
 
+use std::collections::BTreeMap;
+
 use knarr_core::Timestamp;
+use knarr_core::parameters::ParameterError;
 use tokio::sync::{broadcast, mpsc, oneshot};
 
 use crate::node::told::KEPT_EVENTS;
@@ -68,11 +71,27 @@ pub enum ControlError {
         /// The run; 0 while it waits for its turn.
         run: u64,
     },
+    /// It waits for a person.
+    #[error("`{job}` waits: {reason}")]
+    Waits {
+        /// The name.
+        job: String,
+        /// For what.
+        reason: String,
+    },
     /// The job is being removed or replaced.
     #[error("`{job}` is being stopped; try again")]
     Leaving {
         /// The name.
         job: String,
+    },
+    /// What was given for the run's parameters is not what the job allows.
+    #[error("`{job}` cannot be run like that: {reason}")]
+    Parameters {
+        /// The name.
+        job: String,
+        /// What is wrong.
+        reason: ParameterError,
     },
     /// The node is stopping.
     #[error("the node is stopping")]
@@ -106,6 +125,8 @@ pub struct JobNow {
     pub running: Vec<RunningNow>,
     /// Why it is not at work although it should be.
     pub problem: Option<String>,
+    /// What it waits for: an endpoint that is paused.
+    pub waits: Option<String>,
 }
 
 /// A run that is under way.
@@ -125,6 +146,8 @@ pub(crate) type Reply<T> = oneshot::Sender<Result<T, ControlError>>;
 /// Who waits for a run.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
+    /// What the first of them gave for the run's parameters.
+    pub(crate) given: BTreeMap<String, String>,
     pub(crate) begun: Vec<oneshot::Sender<u64>>,
     pub(crate) ended: Vec<oneshot::Sender<RunEnd>>,
 }
@@ -134,6 +157,7 @@ pub(crate) enum Command {
     Start {
         job: String,
         cause: Cause,
+        given: BTreeMap<String, String>,
         reply: Reply<Asked>,
     },
     CancelJob {
@@ -179,13 +203,35 @@ impl Control {
     }
 
     /// Begins a run of a job. By hand only if none is under way; for any other cause a run follows the one
-    /// that is under way, one for all that ask meanwhile. A pause does not hold it back.
+    /// that is under way, one for all that ask meanwhile. What an upload asks for waits while the job is
+    /// paused; a pause does not hold back other causes. While an endpoint of the job is paused all wait, and
+    /// nothing begins by hand.
     ///
     /// # Errors
     /// See [`ControlError`].
     pub async fn start(&self, job: &str, cause: Cause) -> Result<Asked, ControlError> {
+        self.start_given(job, cause, BTreeMap::new()).await
+    }
+
+    /// The same, with values of parameters of the run. A run that follows another one has those of whoever asked
+    /// for it first.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn start_given(
+        &self,
+        job: &str,
+        cause: Cause,
+        given: BTreeMap<String, String>,
+    ) -> Result<Asked, ControlError> {
         let job = job.to_owned();
-        self.ask(|reply| Command::Start { job, cause, reply }).await
+        let command = |reply| Command::Start {
+            job,
+            cause,
+            given,
+            reply,
+        };
+        self.ask(command).await
     }
 
     /// Begins a run of a job, and waits for nothing.

@@ -18,6 +18,7 @@ use knarr_store::dirty::{Dirty, Seen};
 
 use crate::batch::Admission;
 use crate::context::{Context, Tally};
+use crate::duplicates::Checked;
 use crate::error::EngineError;
 use crate::journal::Change;
 use crate::node::finish::Standing;
@@ -181,6 +182,14 @@ impl Delivering {
             Admission::Left => return self.settle(dirty, Vec::new()).await,
             Admission::Wrong(reason) => return Ok(Outcome::Park(reason)),
         }
+        // What could not be told afterwards is not begun.
+        self.owed(&entry, None)?;
+        let _claim = match self.check_content(&entry).await? {
+            Checked::New(claim) => claim,
+            Checked::Duplicate(known, hash) => {
+                return self.skip_duplicate(dirty, &entry, *known, hash).await;
+            }
+        };
         let started = self.context.clock.now();
         self.context.observer.event(&Event::Started {
             path: &entry.path,
@@ -196,6 +205,7 @@ impl Delivering {
             left: None,
             same: None,
             replaced: false,
+            sha256: None,
             opened: Opened::new(opened),
             reused: None,
         };
@@ -207,19 +217,25 @@ impl Delivering {
             }
             _ => self.put_file(&entry, &mut decided).await?,
         };
-        match (delivered, decided.same, batches) {
+        match (delivered, decided.same.take(), batches) {
             (Some(delivered), _, Some(batches)) => {
-                let staged = self.record_staged(batches, dirty, &entry, delivered, started);
+                let staged =
+                    self.record_staged(batches, dirty, &entry, delivered, &decided, started);
                 staged.await
             }
             (Some(delivered), _, None) => {
-                let delivered = self.record_delivery(dirty, &entry, delivered, started);
+                let delivered = self.record_delivery(dirty, &entry, delivered, &decided, started);
                 delivered.await
             }
             (None, Some(there), Some(batches)) => {
-                self.record_there(batches, dirty, &entry, there).await
+                let sha256 = decided.sha256;
+                self.record_there(batches, dirty, &entry, there, sha256)
+                    .await
             }
-            (None, Some(there), None) => self.adopt(dirty, &entry, &there).await,
+            (None, Some(there), None) => {
+                let sha256 = decided.sha256.as_deref();
+                self.adopt(dirty, &entry, &there, sha256).await
+            }
             (None, None, _) => {
                 let reason = decided.left.unwrap_or_else(|| "it was left".to_owned());
                 Ok(Outcome::Park(reason))
@@ -243,6 +259,11 @@ impl Delivering {
         if let Some(synced) = delivered {
             if !self.context.removes_source() {
                 return self.settle(dirty, Vec::new()).await.map(Some);
+            }
+            // What counts as delivered because of another file stands by that one's delivery.
+            if let Checked::Duplicate(known, hash) = self.check_content(entry).await? {
+                let skipped = self.skip_duplicate(dirty, entry, *known, hash);
+                return skipped.await.map(Some);
             }
             match self.standing(entry, synced).await? {
                 Standing::Proven => return self.finish(dirty, entry).await.map(Some),
@@ -273,6 +294,7 @@ impl Delivering {
         dirty: &Dirty,
         entry: &Entry,
         delivered: Delivered,
+        decided: &Decided,
         started: Timestamp,
     ) -> Result<Outcome, PutError> {
         let Delivered {
@@ -306,10 +328,16 @@ impl Delivering {
             Change::Custody(Box::new(record)),
             Change::ClearCheckpoint {
                 to: Side::Destination,
-                path: main.path,
+                path: main.path.clone(),
             },
         ]);
+        changes.extend(self.owed(entry, decided.sha256.as_deref())?);
+        changes.extend(
+            self.remember_content(entry, &main.committed.entry, source_hash)
+                .await?,
+        );
         let outcome = self.settle(dirty, changes).await?;
+        self.context.acknowledging.hurry();
         put::delivered(&self.context, entry, action);
         if self.context.removes_source() {
             crate::dispose::dispose(&self.context, entry)
@@ -325,15 +353,19 @@ impl Delivering {
         dirty: &Dirty,
         entry: &Entry,
         there: &Entry,
+        sha256: Option<&str>,
     ) -> Result<Outcome, PutError> {
         let mut record = self.custody(Action::Adopted, entry, dirty);
         record.destination = self.shown(&there.path);
         let synced = put::synced(Side::Destination, entry, there, &there.path, entry.hash);
-        let changes = vec![
+        let mut changes = vec![
             Change::Synced(Box::new(synced)),
             Change::Custody(Box::new(record)),
         ];
+        changes.extend(self.owed(entry, sha256)?);
+        changes.extend(self.remember_content(entry, there, entry.hash).await?);
         let outcome = self.settle(dirty, changes).await?;
+        self.context.acknowledging.hurry();
         Tally::add(&self.context.tally.adopted, 1);
         let (path, action) = (&dirty.path, Action::Adopted);
         self.context.observer.event(&Event::Finished {
@@ -347,6 +379,16 @@ impl Delivering {
                 .map_err(PutError::Engine)?;
         }
         Ok(outcome)
+    }
+
+    /// What whoever the file came from is to be told of its delivery.
+    fn owed(&self, entry: &Entry, sha256: Option<&str>) -> Result<Option<Change>, PutError> {
+        let owed = self.context.acknowledging.owe(&self.context, entry, sha256);
+        owed.map_err(|error| {
+            let error = crate::error::chain(&error);
+            let message = format!("its delivery could not be acknowledged: {error}");
+            PutError::Transfer(TransferError::Left(message))
+        })
     }
 
     /// Where only rest says that a file is complete, it must be what was observed when the rest began.

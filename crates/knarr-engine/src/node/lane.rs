@@ -14,8 +14,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::acknowledge::{self, Telling};
 use crate::announce::Following;
 use crate::context::Context;
+use crate::duplicates::{self, Duplicates};
 use crate::error::EngineError;
 use crate::journal::{Journal, PairLabel};
 use crate::lock::PairLock;
@@ -152,13 +154,18 @@ impl Lane {
         incarnation.scans.want(None);
         let watched = watcher.is_some();
         let guard = cancel.clone().drop_guard();
-        let (worked, observed, scanned, shown, compared, tidied) = tokio::join!(
+        let acknowledging = Arc::clone(&context);
+        let (worked, observed, scanned, shown, compared, tidied, acknowledged) = tokio::join!(
             cancelling(&cancel, working.run(Until::Asked)),
             cancelling(&cancel, observe(observing, watcher)),
             cancelling(&cancel, self.scanning(&incarnation, watched, trusted)),
             cancelling(&cancel, progress.write(journal, &cancel)),
             cancelling(&cancel, drift.run()),
-            cancelling(&cancel, tidying(context, circuit)),
+            cancelling(&cancel, tidying(context, circuit, self.job.duplicates)),
+            cancelling(
+                &cancel,
+                acknowledge::keep_up(acknowledging, &cancel, Telling::Everybody)
+            ),
         );
         drop(guard);
         tasks.close();
@@ -169,6 +176,7 @@ impl Lane {
             .and(shown)
             .and(compared)
             .and(tidied)
+            .and(acknowledged)
     }
 
     /// Whether the directory is the one it was: if not, nothing is taken for deleted.
@@ -302,13 +310,18 @@ impl Lane {
 
 /// Gives up what nobody goes on with, at the start and then daily. Owns the context, as commits end when
 /// the last owner is gone.
-async fn tidying(context: Arc<Context>, circuit: Circuit) -> Result<(), EngineError> {
+async fn tidying(
+    context: Arc<Context>,
+    circuit: Circuit,
+    duplicates: Option<Duplicates>,
+) -> Result<(), EngineError> {
     loop {
         circuit.until_up().await;
         if context.cancel.is_cancelled() {
             return Ok(());
         }
         tidy::tidy(&context, Sweep::Now).await?;
+        duplicates::forget_old(&context, duplicates).await?;
         tokio::select! {
             () = context.cancel.cancelled() => return Ok(()),
             () = tokio::time::sleep(tidy::EVERY) => {}

@@ -37,6 +37,7 @@ pub use crate::node::control::{
 pub(crate) use crate::node::deliver::{Deletions, Delivering, Outcome};
 pub(crate) use crate::node::observe::Mark;
 pub(crate) use crate::node::parts::Parts;
+pub(crate) use crate::node::place::Decided;
 pub(crate) use crate::node::progress::Progress;
 pub(crate) use crate::node::room::{Landed, refused};
 pub(crate) use crate::node::scans::Scans;
@@ -68,6 +69,15 @@ impl NodeJob {
         match self {
             Self::Watch(job) => &job.name,
             Self::Runs(job) => job.pickup.name(),
+        }
+    }
+
+    /// The names of the endpoints that it uses, as the configuration has them.
+    #[must_use]
+    pub fn endpoints(&self) -> &[String] {
+        match self {
+            Self::Watch(job) => &job.endpoints,
+            Self::Runs(job) => &job.pickup.job.endpoints,
         }
     }
 }

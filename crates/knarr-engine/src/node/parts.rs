@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use knarr_core::plan::{Mode, Policy};
 use knarr_remote::Remote;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 
+use crate::acknowledge::Acknowledging;
 use crate::commit::CommitQueue;
 use crate::context::{Context, Tally};
+use crate::duplicates::Contents;
 use crate::inspect::SideFiles;
 use crate::journal::Journal;
 use crate::node::deliver::Delivering;
@@ -19,6 +21,7 @@ use crate::node::spec::WatchJob;
 use crate::node::work::{Guard, Working};
 use crate::observer::Observer;
 use crate::oneshot::{Environment, adjusted_policy};
+use crate::turns::Slots;
 
 /// What a worker is made of.
 pub(crate) struct Parts<'a> {
@@ -67,12 +70,15 @@ impl Parts<'_> {
             after: job.after.clone(),
             checks: Arc::clone(&job.checks),
             side_files: SideFiles::default(),
+            acknowledging: Acknowledging::new(job.acknowledge.as_ref()),
+            contents: Contents::default(),
             retry: job.retry,
             observer: Arc::clone(&progress) as Arc<dyn Observer>,
             clock: Arc::clone(&environment.clock),
             cancel: environment.cancel.clone(),
             commits: CommitQueue::start(tasks, journal),
-            slots: Arc::new(Semaphore::new(job.transfers.unwrap_or(suited).max(1))),
+            slots: Slots::new(job.transfers.unwrap_or(suited), &environment.cancel)
+                .sharing(&job.turns, job.priority),
             tally: Tally::default(),
             batches: std::sync::OnceLock::new(),
             tasks: tasks.clone(),

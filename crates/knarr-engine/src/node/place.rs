@@ -35,6 +35,8 @@ pub(crate) struct Decided {
     /// What is there already and is the same.
     pub(crate) same: Option<Entry>,
     pub(crate) replaced: bool,
+    /// Its SHA-256, if the job asks for it and it was read.
+    pub(crate) sha256: Option<String>,
     /// Its content, if it was read when it was looked at.
     pub(crate) opened: Opened,
     /// What an earlier run staged and did not publish.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufRead as _, BufReader, BufWriter, Seek as _, Write as _};
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::AtomicBool;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -93,6 +94,8 @@ struct Current {
 pub(super) struct Verified {
     pub(super) contents: File,
     list: File,
+    /// Whether something at the destination had the name of one of them.
+    pub(super) finds_taken: AtomicBool,
 }
 
 impl Quarantine {
@@ -127,6 +130,7 @@ impl Quarantine {
         Ok(Verified {
             contents: self.contents,
             list,
+            finds_taken: AtomicBool::new(false),
         })
     }
 

@@ -28,6 +28,15 @@ pub(super) enum Room {
     Taken(Box<Entry>, Otherwise),
 }
 
+/// Whether the destination is asked what has the name of an output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// Before anything is written.
+    First,
+    /// Not before the commit says that something has it: most names are new.
+    IfTaken,
+}
+
 /// What becomes of an output whose name is taken by something else.
 #[derive(Debug)]
 pub(super) enum Otherwise {
@@ -57,6 +66,22 @@ impl Delivering {
         head: &Head,
         decided: &Decided,
     ) -> Result<Room, PutError> {
+        let look = if decided.look {
+            Look::First
+        } else {
+            Look::IfTaken
+        };
+        self.room_after(look, entry, head, decided).await
+    }
+
+    /// The same, looked for or not.
+    pub(super) async fn room_after(
+        &self,
+        look: Look,
+        entry: &Entry,
+        head: &Head,
+        decided: &Decided,
+    ) -> Result<Room, PutError> {
         let path = self.output_path(entry, head)?;
         let policy = self.job.if_exists;
         // Delivered by this job: its next version may replace it.
@@ -64,11 +89,11 @@ impl Delivering {
             .synced
             .as_ref()
             .filter(|synced| *synced.at_destination() == path && policy != IfExists::KeepBoth);
-        if let Some(synced) = delivered.filter(|_| !decided.look) {
+        if let Some(synced) = delivered.filter(|_| look == Look::IfTaken) {
             let replace = Replace::Seen(synced.destination.clone());
             return Ok(Room::Free(path, replace));
         }
-        if !decided.look && policy != IfExists::KeepBoth {
+        if look == Look::IfTaken && policy != IfExists::KeepBoth {
             // Most names are new; the commit refuses to replace what is there after all.
             return Ok(Room::Free(path, Replace::Nothing));
         }

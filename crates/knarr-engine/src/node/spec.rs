@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use knarr_core::filter::Filter;
-use knarr_core::job::{After, Deletes, Verify};
+use knarr_core::job::{After, Deletes, Priority, Verify};
 use knarr_core::matching::Matching;
+use knarr_core::parameters::Parameters;
 use knarr_core::pattern::Pattern;
 use knarr_core::plan::{Brake, IfExists, SymlinkPolicy};
 use knarr_core::retry::RetryPolicy;
@@ -15,11 +16,14 @@ use knarr_core::template::Template;
 use knarr_core::{Entry, Kind, RelPath};
 use knarr_remote::Remote;
 
+use crate::acknowledge::Acknowledge;
 use crate::batch::Publish;
 use crate::conditions::{Choice, Conditions};
+use crate::duplicates::Duplicates;
 use crate::inspect::FileChecks;
 use crate::manifest::ManifestSpec;
 use crate::steps::Steps;
+use crate::turns::Turns;
 
 /// When a job looks at its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +54,9 @@ pub struct WatchJob {
     pub looks: Looks,
     /// The watched directories.
     pub sources: Vec<PathBuf>,
+    /// The names of the endpoints that it uses, as the configuration has them: if one of them is paused, it
+    /// waits.
+    pub endpoints: Vec<String>,
     /// Which files are meant. For a job that looks in runs, as of the run.
     pub filter: Arc<Filter>,
     /// Which files are meant by a run, where that depends on when it begins.
@@ -60,10 +67,16 @@ pub struct WatchJob {
     pub conditions: Arc<Conditions>,
     /// What is asked of each file's content.
     pub checks: Arc<FileChecks>,
+    /// What whoever asks for a run may say.
+    pub parameters: Arc<Parameters>,
+    /// How whoever the files come from is told of their delivery.
+    pub acknowledge: Option<Arc<Acknowledge>>,
     /// How long a file has to be at rest where nothing better says that it is complete.
     pub settle: Duration,
     /// What else says that it is complete, where it need not be at rest.
     pub complete: Completeness,
+    /// What becomes of a file whose content was delivered before; nothing: it is delivered.
+    pub duplicates: Option<Duplicates>,
     /// What is done to a file on the way.
     pub steps: Steps,
     /// Where to.
@@ -96,6 +109,11 @@ pub struct WatchJob {
     pub verify_destination: Option<Duration>,
     /// How many files at once; nothing for what suits the destination.
     pub transfers: Option<usize>,
+    /// Turns at the endpoints that limit how many files all jobs have on their way; in the order of the
+    /// endpoints' names.
+    pub turns: Vec<Turns>,
+    /// Which jobs go first.
+    pub priority: Priority,
     /// When deletions are held.
     pub brake: Brake,
 }

@@ -14,14 +14,13 @@ use std::time::Duration;
 use knarr_core::Timestamp;
 use knarr_core::run::RunState;
 use knarr_core::schedule::Overlap;
-use knarr_store::jobs::JobState;
-use tokio::sync::{Semaphore, broadcast, mpsc};
+use tokio::sync::{broadcast, mpsc};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::EngineError;
-use crate::node::control::{Command, Commands, Reply, RunEnd, RunningNow, Waiters};
+use crate::node::control::{Command, Commands, Reply, RunEnd, Waiters};
 use crate::node::lane::Lane;
 use crate::node::schedule::Busy;
 use crate::node::told::{JobEvent, Told, What};
@@ -29,8 +28,11 @@ use crate::node::{NodeJob, ScheduledJob, WatchJob};
 use crate::observer::{Event, Trouble};
 use crate::oneshot::Environment;
 use crate::pickup::{Cause, Ended};
+use crate::turns::Turns;
 
 mod commands;
+mod pauses;
+mod slot;
 mod unfinished;
 
 /// How often it is looked whether a job was paused, or the clock was set, at the latest.
@@ -38,11 +40,14 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How many runs are under way at once; the others wait for their turn.
 const RUNS: usize = 32;
 
+/// How many ends of runs are dealt with before the clock and commands are looked at again.
+const ENDED_AT_ONCE: usize = 16;
+
 /// The jobs of a node.
 pub(crate) struct Supervisor {
     slots: BTreeMap<String, Slot>,
     environment: Environment,
-    turns: Arc<Semaphore>,
+    turns: Turns,
     tasks: JoinSet<Done>,
     events: broadcast::Sender<JobEvent>,
     commands: mpsc::Receiver<Command>,
@@ -53,6 +58,8 @@ pub(crate) struct Supervisor {
 struct Slot {
     work: Work,
     paused: bool,
+    /// The endpoint that is paused and for which it waits, in words.
+    waits: Option<String>,
     /// Whether it came when the node was running: then what is wrong with it ends nothing else.
     since: Since,
     /// Why it is not at work although it should be.
@@ -78,6 +85,8 @@ struct Runs {
     running: Option<Running>,
     /// What is to follow when the present run has ended.
     queued: Option<(Cause, Waiters)>,
+    /// Something was uploaded since the last run began.
+    uploaded: bool,
 }
 
 /// A run, or a watched directory.
@@ -85,6 +94,10 @@ struct Running {
     cancel: CancellationToken,
     told: Arc<Told>,
     cause: &'static str,
+    /// What set off a run; nothing for a watch.
+    asked: Option<Cause>,
+    /// The values of its parameters that were given.
+    given: BTreeMap<String, String>,
     since: Timestamp,
     waiters: Waiters,
 }
@@ -113,7 +126,7 @@ impl Supervisor {
         Self {
             slots: BTreeMap::new(),
             environment: environment.clone(),
-            turns: Arc::new(Semaphore::new(RUNS)),
+            turns: Turns::new(RUNS),
             tasks: JoinSet::new(),
             events,
             commands,
@@ -156,7 +169,16 @@ impl Supervisor {
             tokio::select! {
                 () = cancel.cancelled() => {}
                 () = tokio::time::sleep(self.pause(now)) => {}
-                Some(done) = self.tasks.join_next() => self.ended(done).await?,
+                Some(done) = self.tasks.join_next() => {
+                    self.ended(done).await?;
+                    // Several at once, as what comes next looks at every job; but not all: commands wait.
+                    for _ in 1..ENDED_AT_ONCE {
+                        let Some(done) = self.tasks.try_join_next() else {
+                            break;
+                        };
+                        self.ended(done).await?;
+                    }
+                }
                 command = self.commands.recv(), if asks => match command {
                     Some(command) => self.obey(command).await?,
                     None => asks = false,
@@ -168,12 +190,13 @@ impl Supervisor {
 
     /// Takes up where the last process was. A job that is seen for the first time has missed nothing.
     async fn begin(&mut self, jobs: Vec<NodeJob>) -> Result<(), EngineError> {
-        let states = self.states().await?;
+        let (states, endpoints) = self.states().await?;
         let now = self.environment.clock.now();
         let mut new = Vec::new();
         for job in jobs {
             let name = job.name().to_owned();
-            let known = states.iter().find(|state| state.name == name);
+            let known = states.binary_search_by(|state| state.name.as_str().cmp(&name));
+            let known = known.ok().and_then(|index| states.get(index));
             let fired_until = known.and_then(|state| state.fired_until);
             if fired_until.is_none() && matches!(job, NodeJob::Runs(_)) {
                 new.push((name.clone(), now));
@@ -181,19 +204,12 @@ impl Supervisor {
             let fired_until = fired_until.unwrap_or(now);
             let mut slot = Slot::new(job, fired_until, Since::Beginning);
             slot.paused = known.is_some_and(|state| state.paused.is_some());
+            slot.waits = pauses::waits(slot.endpoints(), &endpoints);
             self.slots.insert(name.clone(), slot);
             self.watch(&name);
         }
         self.store_fired(new).await?;
         self.finish_publications().await
-    }
-
-    async fn states(&self) -> Result<Vec<JobState>, EngineError> {
-        let read = self
-            .environment
-            .store
-            .read_async(|reader| reader.job_states());
-        read.await.map_err(EngineError::Store)
     }
 
     async fn store_fired(&self, fired: Vec<(String, Timestamp)>) -> Result<(), EngineError> {
@@ -206,30 +222,6 @@ impl Supervisor {
                 .try_for_each(|(name, until)| tx.set_fired_until(name, *until))
         });
         stored.await.map_err(EngineError::Store)
-    }
-
-    /// Reads the pauses, unless that was done just now. A watch that is paused ends; a resumed one begins.
-    async fn note_pauses(&mut self) -> Result<(), EngineError> {
-        if self.looked.is_some_and(|at| at.elapsed() < LOOK) {
-            return Ok(());
-        }
-        let states = self.states().await?;
-        self.looked = Some(Instant::now());
-        let mut resumed = Vec::new();
-        for (name, slot) in &mut self.slots {
-            let state = states.binary_search_by(|state| state.name.as_str().cmp(name));
-            let state = state.ok().and_then(|index| states.get(index));
-            slot.paused = state.is_some_and(|state| state.paused.is_some());
-            match &slot.work {
-                Work::Watches(watches) if slot.paused => watches.cancel(),
-                Work::Watches(watches) if watches.left == 0 => resumed.push(name.clone()),
-                Work::Watches(_) | Work::Runs(_) => {}
-            }
-        }
-        for name in resumed {
-            self.watch(&name);
-        }
-        Ok(())
     }
 
     /// Deals with the times of all jobs up to now.
@@ -270,16 +262,24 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Begins a run, or does what `overlap` says if one is under way.
+    /// Begins a run, or does what `overlap` says if one is under way. What has to wait is queued.
     fn ask(&mut self, name: &str, cause: Cause, overlap: Overlap, waiters: Waiters) {
-        let Some((runs, leaving)) = self.runs(name) else {
+        let Some(slot) = self.slots.get_mut(name) else {
             return;
         };
-        if leaving {
+        let holds = slot.holds(cause);
+        let Work::Runs(runs) = &mut slot.work else {
+            return;
+        };
+        if slot.leaving.is_some() {
             return;
         }
         let Some(running) = &runs.running else {
-            self.start(name, cause, waiters);
+            if holds {
+                runs.queue(cause, waiters);
+            } else {
+                self.start(name, cause, waiters);
+            }
             return;
         };
         match overlap {
@@ -312,18 +312,27 @@ impl Supervisor {
             observer: Arc::<Told>::clone(&running.told),
             ..self.environment.clone()
         };
-        let (turns, told) = (Arc::clone(&self.turns), Arc::clone(&running.told));
+        let (turns, told) = (self.turns.clone(), Arc::clone(&running.told));
         let Some((runs, _leaving)) = self.runs(name) else {
             return;
         };
         let (job, name) = (Arc::clone(&runs.job), name.to_owned());
         let waiting = std::mem::take(&mut waiters.begun);
-        runs.running = Some(Running { waiters, ..running });
+        let given = std::mem::take(&mut waiters.given);
+        // Whatever set it off, what was uploaded is taken by it, or by the run that takes its place.
+        let uploaded = std::mem::take(&mut runs.uploaded);
+        let asked = Some(if uploaded { Cause::Upload } else { cause });
+        runs.running = Some(Running {
+            waiters,
+            asked,
+            given: given.clone(),
+            ..running
+        });
         self.tasks.spawn(async move {
-            // The semaphore is never closed. Who is cancelled while it waits begins, and ends at once.
+            // Who is cancelled while it waits begins, and ends at once.
             let _turn = tokio::select! {
                 () = environment.cancel.cancelled() => None,
-                turn = turns.acquire() => turn.ok(),
+                turn = turns.take(job.pickup.job.priority) => Some(turn),
             };
             let begun = |run| {
                 told.begun(run, cause.name());
@@ -332,7 +341,8 @@ impl Supervisor {
                     let _gone: Result<(), u64> = waiter.send(run);
                 }
             };
-            let ended = job.pickup.run_telling(&environment, cause, begun).await;
+            let running = job.pickup.run_telling(&environment, cause, &given, begun);
+            let ended = running.await;
             Done::Run(name, ended)
         });
     }
@@ -343,6 +353,8 @@ impl Supervisor {
             cancel: self.environment.cancel.child_token(),
             told: Arc::new(Told::new(observer, self.events.clone(), name)),
             cause,
+            asked: None,
+            given: BTreeMap::new(),
             since: self.environment.clock.now(),
             waiters: Waiters::default(),
         }
@@ -353,6 +365,7 @@ impl Supervisor {
         let Some(Slot {
             work: Work::Watches(watches),
             paused: false,
+            waits: None,
             problem: None,
             leaving: None,
             ..
@@ -448,15 +461,18 @@ impl Supervisor {
                 (ended.report.state == RunState::Done, RunEnd::Ended(ended))
             }
             // Somebody runs it by hand, or from another node with the same state.
-            Err(error @ (EngineError::Busy { .. } | EngineError::Look { .. })) => {
+            Err(
+                error @ (EngineError::Busy { .. }
+                | EngineError::Look { .. }
+                | EngineError::Parameters { .. }),
+            ) => {
                 let message = crate::error::chain(&error);
                 self.say(&format!("job `{name}`: {message}"));
                 (false, RunEnd::Failed(message))
             }
             Err(error) => return Err(error),
         };
-        let mut queued = None;
-        if let Some((runs, leaving)) = self.runs(name) {
+        if let Some((runs, _leaving)) = self.runs(name) {
             runs.wakes = None;
             if let Some(running) = runs.running.take() {
                 running.told.tell(What::Ended(Arc::new(end.clone())));
@@ -465,14 +481,8 @@ impl Supervisor {
                     let _gone: Result<(), RunEnd> = waiter.send(end.clone());
                 }
             }
-            queued = runs.queued.take().filter(|_| !leaving);
         }
-        let paused = self.slots.get(name).is_some_and(|slot| slot.paused);
-        if let Some((cause, waiters)) = queued
-            .filter(|(cause, _)| !paused || !matches!(cause, Cause::Schedule | Cause::AfterJob))
-        {
-            self.ask(name, cause, Overlap::Queue, waiters);
-        }
+        self.go_on(name);
         if well {
             for follower in self.followers(name) {
                 let waiters = Waiters::default();
@@ -510,73 +520,5 @@ impl Supervisor {
             kind,
             message,
         });
-    }
-}
-
-impl Slot {
-    fn new(job: NodeJob, fired_until: Timestamp, since: Since) -> Self {
-        let work = match job {
-            NodeJob::Watch(job) => Work::Watches(Watches {
-                job,
-                lanes: Vec::new(),
-                left: 0,
-            }),
-            NodeJob::Runs(job) => Work::Runs(Box::new(Runs {
-                job: Arc::new(job),
-                fired_until,
-                wakes: None,
-                running: None,
-                queued: None,
-            })),
-        };
-        Self {
-            work,
-            paused: false,
-            since,
-            problem: None,
-            leaving: None,
-        }
-    }
-
-    /// What is under way.
-    fn under_way(&self) -> Vec<&Running> {
-        match &self.work {
-            Work::Runs(runs) => runs.running.iter().collect(),
-            Work::Watches(watches) => watches.lanes.iter().collect(),
-        }
-    }
-
-    fn is_still(&self) -> bool {
-        match &self.work {
-            Work::Runs(runs) => runs.running.is_none(),
-            Work::Watches(watches) => watches.left == 0,
-        }
-    }
-}
-
-impl Running {
-    fn now(&self) -> RunningNow {
-        RunningNow {
-            run: self.told.run(),
-            cause: self.cause,
-            since: self.since,
-        }
-    }
-}
-
-impl Runs {
-    /// One run for all who ask meanwhile.
-    fn queue(&mut self, cause: Cause, waiters: Waiters) {
-        let (_, all) = self.queued.get_or_insert((cause, Waiters::default()));
-        all.begun.extend(waiters.begun);
-        all.ended.extend(waiters.ended);
-    }
-}
-
-impl Watches {
-    fn cancel(&self) {
-        for lane in &self.lanes {
-            lane.cancel.cancel();
-        }
     }
 }

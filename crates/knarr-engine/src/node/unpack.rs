@@ -5,6 +5,7 @@
 
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
@@ -20,13 +21,15 @@ use crate::journal::Change;
 use crate::node::deliver::Delivering;
 use crate::node::place::Decided;
 use crate::node::quarantine::{Content, Item, Quarantine, Verified, What};
-use crate::node::room::{self, Landed, Otherwise, Room};
+use crate::node::room::{self, Landed, Look, Otherwise, Room};
 use crate::node::write::{Delivered, is_taken};
 use crate::put::PutError;
 use crate::transfer::{self, Driven, TransferError};
 
-/// How many files of an archive are on their way at once.
+/// How many files of an archive are on their way at once. Each may hold an open file until it is committed.
 const WINDOW: usize = 256;
+/// A file that is longer is written only after its name was looked at: a look costs less.
+const SMALL_BYTES: u64 = 256 * 1024;
 /// How many records share a transaction.
 const RECORDS: usize = 500;
 /// How much is read from the quarantine at once.
@@ -48,8 +51,6 @@ impl Delivering {
         decided: &mut Decided,
         record: &CustodyRecord,
     ) -> Result<Delivered, PutError> {
-        // Whatever has one of the names is looked at before anything is published.
-        decided.look = true;
         let Some(_room) = self.job.steps.unpacking().await else {
             return Err(PutError::Transfer(TransferError::Cancelled));
         };
@@ -116,7 +117,11 @@ impl Delivering {
             // After an error nothing is begun any more, and what is under way is waited for.
             match under_way.next().await {
                 None => break,
-                Some(Ok(Some((item, placed)))) => recording.add(&item, placed).await?,
+                Some(Ok(Some((item, placed)))) => {
+                    if let Err(error) = recording.add(&item, placed).await {
+                        failed = failed.or(Some(error));
+                    }
+                }
                 Some(Ok(None)) => {}
                 Some(Err(error)) => failed = failed.or(Some(error)),
             }
@@ -142,6 +147,7 @@ impl Delivering {
         let mut inspection = self.inspection(entry).await?;
         let driven = transfer::drive(&transfer, &recipe, &mut inspection, &mut quarantine).await;
         let driven = driven.map_err(PutError::Transfer)?;
+        decided.sha256 = inspection.take_sha256();
         let verified = tokio::task::spawn_blocking(move || quarantine.verified()).await;
         let verified = verified
             .map_err(|_panic| PutError::Engine(EngineError::Internal("a quarantine panicked")))?;
@@ -164,7 +170,9 @@ impl Delivering {
         let looks =
             futures::stream::iter(verified.items().map_err(quarantined)?).map(|item| async {
                 let item = item.map_err(quarantined)?;
-                match (self.room(entry, &item.head(), decided).await?, &item.what) {
+                let head = item.head();
+                let room = self.room_after(Look::First, entry, &head, decided).await?;
+                match (room, &item.what) {
                     (Room::Taken(there, Otherwise::Refuse(reason)), what) => {
                         if self.is_there(&there, what).await? {
                             Ok(())
@@ -199,11 +207,21 @@ impl Delivering {
             What::File(content) => Some(content.hash),
             What::Directory | What::Symlink { .. } => None,
         };
+        let is_small = matches!(&item.what, What::File(content) if content.length <= SMALL_BYTES);
         for _ in 0..3 {
             if self.context.cancel.is_cancelled() {
                 return Err(PutError::Transfer(TransferError::Cancelled));
             }
-            let (path, replace) = match self.room(entry, &item.head(), decided).await? {
+            // Where one name is taken, others will be.
+            let look = if is_small && !decided.look && !verified.finds_taken.load(Ordering::Relaxed)
+            {
+                Look::IfTaken
+            } else {
+                Look::First
+            };
+            let head = item.head();
+            let room = self.room_after(look, entry, &head, decided).await?;
+            let (path, replace) = match room {
                 Room::Free(path, replace) => (path, replace),
                 Room::Taken(there, _) if self.is_there(&there, &item.what).await? => {
                     let landed = room::landed_before(*there, hash);
@@ -228,8 +246,10 @@ impl Delivering {
             drop(slot);
             match landed {
                 Ok(landed) => return Ok(Some((item, Placed::Landed(Box::new(landed))))),
-                // Somebody was faster: what is there now is looked at.
-                Err(PutError::Remote(error)) if is_taken(&error) => {}
+                // What has the name is looked at.
+                Err(PutError::Remote(error)) if is_taken(&error) => {
+                    verified.finds_taken.store(true, Ordering::Relaxed);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -239,7 +259,12 @@ impl Delivering {
     /// Whether what is at the destination is what came out.
     async fn is_there(&self, there: &Entry, what: &What) -> Result<bool, PutError> {
         match what {
-            What::File(content) => self.holds(there, content.length, content.hash).await,
+            What::File(content) => {
+                let Ok(_slot) = self.context.slots.acquire().await else {
+                    return Err(PutError::Transfer(TransferError::Cancelled));
+                };
+                self.holds(there, content.length, content.hash).await
+            }
             What::Directory => Ok(there.kind == Kind::Directory),
             What::Symlink { target } => {
                 Ok(there.kind == Kind::Symlink && there.link_target.as_deref() == Some(target))
@@ -295,10 +320,15 @@ impl Recording<'_> {
 
     async fn note(&mut self, landed: Landed) -> Result<(), PutError> {
         let change = match self.delivering.context.batches.get() {
-            Some(batches) if landed.action != Action::Skipped => {
+            // Directories are there when they are made, and many archives may have the same ones.
+            Some(batches)
+                if landed.action != Action::Skipped
+                    && landed.committed.entry.kind != Kind::Directory =>
+            {
                 let (entry, record) = (self.entry, &self.record);
                 let staged = self.delivering;
-                let staged = staged.staged_change(batches, entry, record, landed, Role::Other);
+                let staged =
+                    staged.staged_change(batches, entry, record, landed, Role::Other, None);
                 staged.await?
             }
             _ => {

@@ -110,6 +110,7 @@ impl Delivering {
                 let transfer = self.transfer(entry, None, opened);
                 let inspected = transfer::inspect(&transfer, &mut inspection).await;
                 inspected.map_err(PutError::Transfer)?;
+                decided.sha256 = inspection.take_sha256();
             }
             return Ok(None);
         };
@@ -122,6 +123,7 @@ impl Delivering {
         let transfer = self.transfer(entry, Some(target), opened);
         let moved = transfer::plain(&transfer, &mut inspection).await;
         let Moved { staged, hash, sent } = moved.map_err(PutError::Transfer)?;
+        decided.sha256 = inspection.take_sha256();
         let slot = transfer::after_staging(slot, &staged);
         let action = action_of(decided);
         let landed = self.land(staged, Some(hash), action).await;
@@ -159,10 +161,12 @@ impl Delivering {
             }
         };
         let sent = outputs.length;
+        let sha256 = inspection.take_sha256();
         let mut landed = self.land_all(outputs.waiting).await?.into_iter();
         let Some(main) = landed.next() else {
             return Err(PutError::Transfer(TransferError::NoTarget));
         };
+        decided.sha256 = sha256;
         Ok(Delivered {
             main,
             others: landed.collect(),

@@ -92,6 +92,12 @@ impl Worker {
         }
     }
 
+    /// The same, woken by `waker`: one for all workers that follow each other.
+    #[must_use]
+    pub fn woken_by(self, waker: Waker) -> Self {
+        Self { waker, ..self }
+    }
+
     /// Adds a target. What is in the outbox for one that is never added stays there.
     pub fn add(
         &mut self,

@@ -1,6 +1,6 @@
 //! What a run would do, without doing it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use knarr_core::choose::Chooser;
 use knarr_core::entry::{Entry, Kind};
@@ -11,6 +11,7 @@ use knarr_remote::{ListOptions, Listing};
 
 use super::PickupJob;
 use crate::conditions::Refusal;
+use crate::duplicates;
 use crate::error::EngineError;
 use crate::journal::{As, Journal};
 use crate::manifest::Patience;
@@ -46,9 +47,24 @@ impl PickupJob {
     pub async fn preview(
         &self,
         environment: &Environment,
+        tell: impl FnMut(Preview<'_>) + Send,
+    ) -> Result<(), EngineError> {
+        self.preview_given(environment, &BTreeMap::new(), tell)
+            .await
+    }
+
+    /// The same with values of parameters of the run.
+    ///
+    /// # Errors
+    /// As [`PickupJob::preview`], and [`EngineError::Parameters`] for values that the job does not allow.
+    pub async fn preview_given(
+        &self,
+        environment: &Environment,
+        given: &BTreeMap<String, String>,
         mut tell: impl FnMut(Preview<'_>) + Send,
     ) -> Result<(), EngineError> {
-        let job = self.as_of_now(environment).await?;
+        let values = self.values(given)?;
+        let job = self.as_of_now(environment, &values).await?;
         job.preview_as_it_is(environment, &mut tell).await
     }
 
@@ -163,10 +179,14 @@ impl PickupJob {
         let taken = journal.synced(&entry.path).await?.is_some_and(|synced| {
             synced.source.still_describes(entry) && synced.source.identity == entry.identity
         });
-        Ok(match (taken, &self.job.after) {
-            (false, _) => Verdict::Take,
-            (true, After::Keep) => Verdict::Leave("it was delivered before, as it is".to_owned()),
-            (true, _) => Verdict::Finish,
+        if !taken {
+            let (source, how) = (self.source.as_ref(), self.job.duplicates);
+            let reason = duplicates::preview(journal, source, how, entry, now).await?;
+            return Ok(reason.map_or(Verdict::Take, Verdict::Leave));
+        }
+        Ok(match &self.job.after {
+            After::Keep => Verdict::Leave("it was delivered before, as it is".to_owned()),
+            _ => Verdict::Finish,
         })
     }
 }

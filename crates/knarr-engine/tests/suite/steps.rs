@@ -10,9 +10,10 @@ use knarr_core::job::After;
 use knarr_core::plan::IfExists;
 use knarr_core::record::{Action, Evidence};
 use knarr_core::run::RunState;
-use knarr_engine::Steps;
+use knarr_core::template::Template;
 use knarr_engine::node::{Looks, WatchJob};
 use knarr_engine::pickup::{Cause, Ended, PickupJob};
+use knarr_engine::{Publish, Steps};
 use knarr_remote::Remote;
 use knarr_remote::memory::MemoryRemote;
 use knarr_steps::{Keys, Secret, StepSpec};
@@ -97,6 +98,57 @@ fn reason(world: &World, path: &str) -> String {
     let last = records(world, path).pop().unwrap();
     assert_eq!(last.action, Action::Parked, "{last:?}");
     last.message.unwrap()
+}
+
+fn together(job: PickupJob, template: &str) -> PickupJob {
+    let PickupJob { job, source } = job;
+    let job = Arc::new(WatchJob {
+        publish: Publish::Together { last: None },
+        template: Template::parse(template).unwrap(),
+        ..Arc::unwrap_or_clone(job)
+    });
+    PickupJob { job, source }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn archives_with_the_same_directories_are_published_together() {
+    let world = World::new();
+    for number in 1..4 {
+        world.write(&format!("make/data/{number}.csv"), b"content");
+        let archive = format!("../a/{number}.tar");
+        make(&world, "tar", &["-cf", &archive, "data"]);
+        std::fs::remove_file(world.path(&format!("make/data/{number}.csv"))).unwrap();
+    }
+    let job = together(job(&world, "[\"extract\"]", After::Delete), "");
+    let ended = run(&world, &job).await;
+    assert_eq!(
+        (ended.report.created, ended.report.failed),
+        (3, 0),
+        "{ended:?}"
+    );
+    assert_eq!(
+        delivered(&world),
+        ["data/1.csv", "data/2.csv", "data/3.csv"]
+    );
+    assert!(!world.path("a/1.tar").exists());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn k2_two_files_of_an_archive_with_one_name_are_not_published_together() {
+    let world = World::new();
+    world.write("make/x/r.csv", b"one");
+    world.write("make/y/r.csv", b"two");
+    make(&world, "tar", &["-cf", "../a/all.tar", "x", "y"]);
+    let job = together(job(&world, "[\"extract\"]", After::Delete), "in/{name}");
+    let ended = run(&world, &job).await;
+    assert_eq!(ended.report.state, RunState::Failed, "{ended:?}");
+    let message = ended.message.unwrap();
+    assert!(
+        message.contains("two of its files would be published as \"in/r.csv\""),
+        "{message}"
+    );
+    assert_eq!(world.read("b/in/r.csv"), None);
+    assert!(world.path("a/all.tar").exists(), "the source stays");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

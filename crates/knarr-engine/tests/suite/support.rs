@@ -141,6 +141,7 @@ pub(crate) fn command(
 
 pub(crate) fn watch_job(name: &str, source: &Path, destination: Arc<dyn Remote>) -> WatchJob {
     WatchJob {
+        endpoints: Vec::new(),
         name: name.to_owned(),
         looks: Looks::Always,
         sources: vec![source.to_path_buf()],
@@ -149,6 +150,9 @@ pub(crate) fn watch_job(name: &str, source: &Path, destination: Arc<dyn Remote>)
         choice: Choice::default(),
         conditions: Arc::default(),
         checks: Arc::default(),
+        parameters: Arc::default(),
+        acknowledge: None,
+        duplicates: None,
         settle: Duration::from_millis(300),
         complete: Completeness::default(),
         steps: Steps::default(),
@@ -167,6 +171,8 @@ pub(crate) fn watch_job(name: &str, source: &Path, destination: Arc<dyn Remote>)
         poll: Duration::from_secs(2),
         verify_destination: None,
         transfers: None,
+        turns: Vec::new(),
+        priority: knarr_core::job::Priority::Normal,
         brake: Brake::default(),
     }
 }

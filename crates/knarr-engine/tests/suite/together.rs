@@ -34,7 +34,7 @@ fn job(destination: Arc<dyn Remote>, after: After) -> WatchJob {
         after,
         settle: Duration::ZERO,
         publish: Publish::Together {
-            last: Some(Marker::new("*.done").unwrap()),
+            last: Some(Box::new(Marker::new("*.done").unwrap())),
         },
         ..watch_job("test", Path::new(""), destination)
     }

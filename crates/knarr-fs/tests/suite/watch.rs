@@ -16,7 +16,7 @@ use tempfile::TempDir;
 use crate::support::{empty_root, path, put, write};
 
 /// How long an event may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 struct Watched {
     directory: TempDir,

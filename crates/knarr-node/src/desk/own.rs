@@ -16,7 +16,8 @@ impl<H: Host> Desk<H> {
         document: &v1::Document,
         by: &str,
     ) -> Result<v1::Changes, DeskError> {
-        self.put(Put::Add, document, by).await
+        let put = self.put(Put::Add, document, by).await;
+        put.map(|(changes, _jobs)| changes)
     }
 
     /// Replaces what a document defines.
@@ -28,7 +29,8 @@ impl<H: Host> Desk<H> {
         document: &v1::Document,
         by: &str,
     ) -> Result<v1::Changes, DeskError> {
-        self.put(Put::Update, document, by).await
+        let put = self.put(Put::Update, document, by).await;
+        put.map(|(changes, _jobs)| changes)
     }
 
     /// Removes a definition that was added.
@@ -39,8 +41,26 @@ impl<H: Host> Desk<H> {
         &mut self,
         kind: DefinitionKind,
         name: &str,
+        by: &str,
     ) -> Result<v1::Changed, DeskError> {
-        self.remove(kind, name).await
+        let removed = self.remove(kind, name, by).await;
+        removed.map(|(changed, _jobs)| changed)
+    }
+
+    /// All endpoints.
+    ///
+    /// # Errors
+    /// See [`DeskError`].
+    pub async fn list_endpoints(&self) -> Result<Vec<v1::Endpoint>, DeskError> {
+        self.endpoints().await
+    }
+
+    /// All users of the SFTP server.
+    ///
+    /// # Errors
+    /// See [`DeskError`].
+    pub async fn list_users(&self) -> Result<Vec<v1::User>, DeskError> {
+        self.users().await
     }
 
     /// All jobs, or one.

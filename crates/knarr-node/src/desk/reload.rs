@@ -1,59 +1,59 @@
 //! Reading the file again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::PoisonError;
 
-use knarr_core::Timestamp;
-use knarr_engine::node::ControlError;
-
-use crate::desk::{Desk, DeskError, FileState, shown};
+use crate::desk::{Desk, DeskError, shown};
 use crate::host::{Host, Reread};
 use crate::v1;
 
 impl<H: Host> Desk<H> {
-    pub(super) async fn reload(&mut self) -> Result<v1::Reloaded, DeskError> {
-        let reread = self.host.reread();
-        let now: Timestamp = self.clock.now();
-        let note = |file: &Arc<Mutex<FileState>>, problem: &str, read_at: Option<i64>| {
-            let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-            problem.clone_into(&mut file.problem);
-            file.read_at = read_at.unwrap_or(file.read_at);
-        };
+    /// Reads the file again. Also the jobs that change by it.
+    pub(super) async fn reload(&mut self) -> Result<(v1::Reloaded, Vec<String>), DeskError> {
+        let reread = self.host.reread().await;
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let Reread {
             added,
             changed,
             removed,
+            taken_over,
+            needs_restart,
         } = match reread {
             Ok(reread) => reread,
             Err(problems) => {
-                note(&self.file, &shown(&problems), None);
-                tracing::error!(
-                    "the file is wrong, and the old one stays: {}",
-                    shown(&problems)
-                );
-                let changes = Vec::new();
-                return Ok(v1::Reloaded { changes, problems });
+                let problem = shown(&problems);
+                tracing::error!("the file is wrong, and the old one stays: {problem}");
+                file.problem = problem;
+                let reloaded = v1::Reloaded {
+                    problems,
+                    ..v1::Reloaded::default()
+                };
+                return Ok((reloaded, Vec::new()));
             }
         };
-        note(&self.file, "", Some(now.nanoseconds()));
-        let mut changes = Vec::new();
-        for job in removed {
-            if let Some(control) = &self.control {
-                // Not at work: then there is nothing to stop.
-                let _unknown: Result<(), ControlError> = control.remove(&job).await;
+        file.problem.clear();
+        file.read_at = self.clock.now().nanoseconds();
+        file.needs_restart.clone_from(&needs_restart);
+        drop(file);
+        let (mut changes, mut jobs) = (Vec::new(), Vec::new());
+        let all = [(removed, "removed"), (changed, "changed"), (added, "added")];
+        for (names, what) in all {
+            for job in names {
+                jobs.push(job.clone());
+                let what = what.to_owned();
+                changes.push(v1::FileChange { job, what });
             }
-            self.problems.remove(&job);
-            let what = "removed".to_owned();
-            changes.push(v1::FileChange { job, what });
-        }
-        let added = added.into_iter().map(|job| (job, "added"));
-        let changed = changed.into_iter().map(|job| (job, "changed"));
-        for (job, what) in changed.chain(added) {
-            self.begin(&job).await;
-            let what = what.to_owned();
-            changes.push(v1::FileChange { job, what });
         }
         tracing::info!(changes = changes.len(), "the file was read again");
-        let problems = Vec::new();
-        Ok(v1::Reloaded { changes, problems })
+        if !needs_restart.is_empty() {
+            let keys = needs_restart.join(", ");
+            tracing::warn!("some of what changed in the file counts from the next start: {keys}");
+        }
+        let reloaded = v1::Reloaded {
+            changes,
+            problems: Vec::new(),
+            taken_over,
+            needs_restart,
+        };
+        Ok((reloaded, jobs))
     }
 }

@@ -1,5 +1,7 @@
 //! The service of jobs.
 
+use std::collections::BTreeMap;
+
 use knarr_engine::node::{NodeJob, RunEnd};
 use knarr_engine::oneshot::Environment;
 use knarr_engine::pickup::{Cause, PickupJob, Preview, Verdict};
@@ -71,8 +73,8 @@ impl v1::jobs_server::Jobs for Jobs {
     }
 
     async fn remove(&self, request: Request<v1::JobName>) -> Reply<v1::Changed> {
-        let name = request.into_inner().job;
-        let ask = |reply| desk::Request::Remove(DefinitionKind::Job, name, reply);
+        let (by, name) = (by(&request), request.into_inner().job);
+        let ask = |reply| desk::Request::Remove(DefinitionKind::Job, name, by, reply);
         Ok(Response::new(self.0.counter.ask(ask).await?))
     }
 
@@ -100,10 +102,11 @@ impl v1::jobs_server::Jobs for Jobs {
     type RunStream = Streamed<v1::RunEvent>;
 
     async fn run(&self, request: Request<v1::RunJobRequest>) -> Reply<Self::RunStream> {
-        let job = request.into_inner().job;
+        let v1::RunJobRequest { job, parameters } = request.into_inner();
         // Listened first, then begun: nothing is missed.
         let events = self.0.control.events();
-        let asked = self.0.control.start(&job, Cause::Manual).await;
+        let given = parameters.into_iter().collect();
+        let asked = self.0.control.start_given(&job, Cause::Manual, given).await;
         let asked = asked.map_err(|error| control_status(&error))?;
         let (to, receiver) = mpsc::channel(WAITING_EVENTS);
         tokio::spawn(runs::tell_asked(job, events, asked, to));
@@ -118,19 +121,23 @@ impl v1::jobs_server::Jobs for Jobs {
 
     type DryRunStream = Streamed<v1::Preview>;
 
-    async fn dry_run(&self, request: Request<v1::JobName>) -> Reply<Self::DryRunStream> {
-        let job = request.into_inner().job;
+    async fn dry_run(&self, request: Request<v1::RunJobRequest>) -> Reply<Self::DryRunStream> {
+        let v1::RunJobRequest { job, parameters } = request.into_inner();
         let ask = |reply| desk::Request::Open(job.clone(), reply);
         let NodeJob::Runs(opened) = self.0.counter.ask(ask).await? else {
             let message = format!("`{job}` watches, it does not run once");
             return Err(Status::failed_precondition(message));
         };
+        let given: BTreeMap<_, _> = parameters.into_iter().collect();
+        if let Err(error) = opened.pickup.values(&given) {
+            return Err(Status::invalid_argument(knarr_engine::chain(&error)));
+        }
         let (to, receiver) = mpsc::channel(WAITING_EVENTS);
         let environment = Environment {
             cancel: self.0.stop.child_token(),
             ..self.0.environment.clone()
         };
-        tokio::spawn(preview(opened.pickup, environment, to));
+        tokio::spawn(preview(opened.pickup, given, environment, to));
         Ok(Response::new(streamed(receiver)))
     }
 }
@@ -139,6 +146,7 @@ impl v1::jobs_server::Jobs for Jobs {
 /// that runs on a thread of its own and is handed on by another; a slow reader slows both.
 async fn preview(
     pickup: PickupJob,
+    given: BTreeMap<String, String>,
     environment: Environment,
     to: mpsc::Sender<Result<v1::Preview, Status>>,
 ) {
@@ -155,7 +163,7 @@ async fn preview(
     };
     let runtime = tokio::runtime::Handle::current();
     let looking = tokio::task::spawn_blocking(move || {
-        runtime.block_on(pickup.preview(&environment, |preview| {
+        runtime.block_on(pickup.preview_given(&environment, &given, |preview| {
             // The reader has gone.
             let _gone: Result<(), _> = sender.send(previewed(preview));
         }))

@@ -427,26 +427,21 @@ async fn r21_a_first_page_that_is_refused_is_an_error() {
 
 #[tokio::test]
 async fn r46_two_versions_are_never_spliced() {
+    // Twice as long as what is asked for ahead, so the later ranges are asked for after the object was
+    // replaced by one of the same length.
+    const LONG: usize = 64 << 20;
     let server = S3sFs::start();
-    let proxy = HttpFaultProxy::start(server.address());
-    let remote = through(&server, &proxy).await;
-    let old = pattern(1, LENGTH);
+    let remote = open(options(&server, server.endpoint_url(), "in")).await;
+    let old = pattern(1, LONG);
     put(&remote, "data", old.clone()).await;
     let mut reader = remote
         .read(&relative("data"), ReadOptions::default())
         .await
         .unwrap();
-    // Later ranges are asked for after the object was replaced by one of the same length.
-    proxy.rule(
-        Rule::on("GET", HttpAction::DropRequest)
-            .containing("data")
-            .times(64),
-    );
     let first = reader.next().await.unwrap().unwrap();
     assert!(first[..] == old[..first.len()]);
     let other = open(options(&server, server.endpoint_url(), "in")).await;
-    put(&other, "data", pattern(2, LENGTH)).await;
-    proxy.clear_rules();
+    put(&other, "data", pattern(2, LONG)).await;
     let mut position = first.len();
     let error = loop {
         match reader.next().await {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use russh::Disconnect;
 use russh::server::{Handle, RunningSession};
+use tokio::io::BufReader;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{sleep, sleep_until};
@@ -20,6 +21,8 @@ use crate::ssh::startups::{Count, Counted};
 use crate::ssh::stream::CutStream;
 use crate::users::Presence;
 
+/// How much is read ahead of a connection, in bytes: more would only be copied once more.
+const READ_AHEAD_BYTES: usize = 4 * 1024;
 /// How long a farewell may take before the stream is cut.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// How often it is looked whether files are still open.
@@ -152,7 +155,9 @@ async fn serve(
     stop: CancellationToken,
 ) -> (Ending, Option<String>) {
     let deadline = tokio::time::Instant::now() + connection.shared.options.log_in_grace;
+    // russh reads the length of a packet and its body apart: of small packets both come at once, and often several.
     let stream = CutStream::new(stream, &connection.cut);
+    let stream = BufReader::with_capacity(READ_AHEAD_BYTES, stream);
     let handler = Handler::new(Arc::clone(connection));
     let config = Arc::clone(&connection.shared.config);
     let started = tokio::select! {

@@ -124,6 +124,7 @@ impl Observer for Observed {
                 read_bytes,
                 written_bytes,
                 uploaded_bytes,
+                outcome,
             } => {
                 let file = File {
                     path,
@@ -131,7 +132,11 @@ impl Observer for Observed {
                     written_bytes: *written_bytes,
                     uploaded_bytes: *uploaded_bytes,
                 };
-                self.closed(&file, FileEnd::Closed);
+                let end = match outcome {
+                    Ok(()) => FileEnd::Closed,
+                    Err(_) => FileEnd::Failed,
+                };
+                self.closed(&file, end);
             }
             Event::Abandoned {
                 path,

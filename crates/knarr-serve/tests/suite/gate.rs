@@ -81,6 +81,7 @@ impl ServeObserver for Seen {
             } => {
                 let end = match end {
                     FileEnd::Closed => "closed",
+                    FileEnd::Failed => "failed",
                     FileEnd::Abandoned => "abandoned",
                 };
                 format!("{end} {} {written_bytes}", path.escape_ascii())

@@ -149,38 +149,48 @@ async fn names_are_made_listed_renamed_and_removed() {
     assert!(space.available_bytes() > 0);
 }
 
+async fn five_thousand_reads(execution: Execution) {
+    let mut served = direct();
+    served.options.execution = execution;
+    served.write("large", &vec![7; 300_000]);
+    let (mut raw, ended) = served.raw().await;
+    let open = Request::Open {
+        path: Bytes::from_static(b"large"),
+        flags: OpenFlags::READ,
+        attributes: Attributes::default(),
+    };
+    let Reply::Handle(handle) = raw.ask(open).await else {
+        panic!("not opened");
+    };
+    for id in 0..5000 {
+        let request = Request::Read {
+            handle: handle.clone(),
+            offset: u64::from(id),
+            length: 32 * 1024,
+        };
+        // The pipe back holds two replies: this returns only because the server goes on receiving.
+        raw.request(id, request).await;
+    }
+    for expected in 0..5000 {
+        let (id, reply) = raw.reply().await;
+        assert_eq!(id, expected);
+        assert!(matches!(reply, Reply::Data(data) if data.len() == 32 * 1024));
+    }
+    drop(raw);
+    assert_eq!(ended.await.unwrap().unwrap().requests, 5001);
+}
+
 #[tokio::test]
 async fn h43_five_thousand_reads_before_the_first_reply_is_taken_are_answered() {
     for execution in [Execution::OnThisTask, Execution::OnBlockingThread] {
-        let mut served = direct();
-        served.options.execution = execution;
-        served.write("large", &vec![7; 300_000]);
-        let (mut raw, ended) = served.raw().await;
-        let open = Request::Open {
-            path: Bytes::from_static(b"large"),
-            flags: OpenFlags::READ,
-            attributes: Attributes::default(),
-        };
-        let Reply::Handle(handle) = raw.ask(open).await else {
-            panic!("not opened");
-        };
-        for id in 0..5000 {
-            let request = Request::Read {
-                handle: handle.clone(),
-                offset: u64::from(id),
-                length: 32 * 1024,
-            };
-            // The pipe back holds two replies: this returns only because the server goes on receiving.
-            raw.request(id, request).await;
-        }
-        for expected in 0..5000 {
-            let (id, reply) = raw.reply().await;
-            assert_eq!(id, expected);
-            assert!(matches!(reply, Reply::Data(data) if data.len() == 32 * 1024));
-        }
-        drop(raw);
-        assert_eq!(ended.await.unwrap().unwrap().requests, 5001);
+        five_thousand_reads(execution).await;
     }
+}
+
+/// With several threads, single requests are carried out in place, and many on a thread of their own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn h43_five_thousand_reads_are_answered_where_single_ones_are_carried_out_in_place() {
+    five_thousand_reads(Execution::OnBlockingThread).await;
 }
 
 #[tokio::test]

@@ -65,8 +65,9 @@ pub enum Execution {
     /// connection, where it saves every hand-over between threads.
     #[default]
     OnThisTask,
-    /// On a thread for blocking work, as long as requests are waiting. A connection without requests, and one
-    /// whose client does not take its replies, holds no thread.
+    /// Where they may block: on a thread for blocking work, as long as several requests are waiting; where there are
+    /// only a few, in place, while the other tasks of the thread go on elsewhere. A connection without requests, and
+    /// one whose client does not take its replies, holds no thread.
     OnBlockingThread,
 }
 

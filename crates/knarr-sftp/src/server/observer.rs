@@ -29,6 +29,8 @@ pub enum Event<'a> {
         written_bytes: u64,
         /// The length of the upload that this made complete, in bytes: [`Event::Uploaded`] follows.
         uploaded_bytes: Option<u64>,
+        /// How that went. What was written for an upload that could not be completed has no name.
+        outcome: Result<(), &'a FileError>,
     },
     /// An upload is complete: it was closed, and stands under its name. This is when a job may take it.
     Uploaded {

@@ -100,6 +100,7 @@ impl Session {
             read_bytes: file.read_bytes,
             written_bytes: file.written_bytes,
             uploaded_bytes: upload.map(|upload| upload.length_bytes),
+            outcome: closed.as_ref().map(drop),
         });
         match closed {
             Ok(closed) => {

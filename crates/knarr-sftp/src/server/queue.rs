@@ -139,6 +139,11 @@ impl<T> Queue<T> {
         }
     }
 
+    /// How much waits in it.
+    pub(crate) fn len(&self) -> usize {
+        self.state().items.len()
+    }
+
     /// Whether nothing waits in it.
     pub(crate) fn is_empty(&self) -> bool {
         self.state().items.is_empty()

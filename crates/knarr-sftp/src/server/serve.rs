@@ -1,10 +1,13 @@
 //! The three activities of a connection: one receives, one carries out, one sends.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio::time::timeout;
 
 use crate::client::{PacketSink, PacketSource, StreamSink, StreamSource};
@@ -16,6 +19,17 @@ use crate::server::{Execution, FileSystem, Observer, ServeError, ServeLimits, Se
 
 /// What a waiting request costs besides its bytes.
 const OVERHEAD_BYTES: usize = size_of::<Work>();
+
+/// Requests that are carried out before others get a turn.
+const BURST: usize = 256;
+
+/// Up to so many requests are carried out without a hand-over to another thread. A client that waits for
+/// each answer, as most do between files, has one or two.
+const LIGHT: usize = 3;
+
+/// Nothing is carried out in place while so many connections are at work: the runtime needs a thread that is free
+/// to go on with the other tasks, and where so many hang in a file system that does not answer, there may be none.
+const MOST_BUSY: usize = 64;
 
 /// What a connection was.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -144,14 +158,22 @@ async fn execute(
         }
         match execution {
             Execution::OnThisTask => {
-                let outcome = session.burst(requests).await;
+                let outcome = session.burst(requests, BURST).await;
+                end_on_error(&mut session, outcome)?;
+                tokio::task::yield_now().await;
+            }
+            Execution::OnBlockingThread if is_light(requests) => {
+                let _busy = Busy::enter();
+                let outcome = InPlace(std::pin::pin!(session.burst(requests, LIGHT))).await;
                 end_on_error(&mut session, outcome)?;
                 tokio::task::yield_now().await;
             }
             Execution::OnBlockingThread => {
                 let (runtime, waiting) = (Handle::current(), Arc::clone(requests));
+                let busy = Busy::enter();
                 let burst = tokio::task::spawn_blocking(move || {
-                    let outcome = runtime.block_on(session.burst(&waiting));
+                    let _busy = busy;
+                    let outcome = runtime.block_on(session.burst(&waiting, BURST));
                     (session, outcome)
                 });
                 let outcome;
@@ -164,6 +186,47 @@ async fn execute(
     }
     session.end();
     Ok(session.requests)
+}
+
+/// Whether so little waits that a hand-over to another thread and back would take longer than to carry it out.
+fn is_light(requests: &Queue<Work>) -> bool {
+    requests.len() <= LIGHT
+        && BUSY.load(Ordering::Relaxed) < MOST_BUSY
+        && matches!(
+            Handle::try_current().map(|runtime| runtime.runtime_flavor()),
+            Ok(RuntimeFlavor::MultiThread)
+        )
+}
+
+/// How many connections of this process carry out requests that may block, at this moment.
+static BUSY: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts one of them.
+struct Busy;
+
+impl Busy {
+    fn enter() -> Self {
+        BUSY.fetch_add(1, Ordering::Relaxed);
+        Self
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        BUSY.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Carries out where the task is, and lets other tasks of this thread go on elsewhere for that time, so that a
+/// disk or a network file system that takes its time holds up nobody else.
+struct InPlace<F>(F);
+
+impl<F: Future + Unpin> Future for InPlace<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        tokio::task::block_in_place(|| Pin::new(&mut self.0).poll(context))
+    }
 }
 
 fn end_on_error(session: &mut Session, outcome: Result<(), ServeError>) -> Result<(), ServeError> {

@@ -15,9 +15,6 @@ use crate::server::outbox::Outbox;
 use crate::server::queue::Queue;
 use crate::server::{Event, FileError, FileSystem, Observer, Operation, ServeError, ServeOptions};
 
-/// Requests that are carried out before others get a turn.
-const BURST: usize = 256;
-
 /// Numbers in one `users-groups-by-id`: each may cost a look-up.
 const IDS: usize = 4096;
 
@@ -66,9 +63,13 @@ impl Session {
         }
     }
 
-    /// Carries out what waits, as long as there is room for replies and for at most [`BURST`] requests.
-    pub(crate) async fn burst(&mut self, waiting: &Queue<Work>) -> Result<(), ServeError> {
-        for _ in 0..BURST {
+    /// Carries out what waits, as long as there is room for replies and for at most `most` requests.
+    pub(crate) async fn burst(
+        &mut self,
+        waiting: &Queue<Work>,
+        most: usize,
+    ) -> Result<(), ServeError> {
+        for _ in 0..most {
             if !self.outbox.has_room() {
                 break;
             }

@@ -5,12 +5,14 @@
 //! is revoked or expired.
 
 use knarr_core::Timestamp;
-use pgp::composed::{Deserializable as _, SignedPublicKey, SignedSecretKey};
+use pgp::composed::{Deserializable as _, Esk, PlainSessionKey, SignedPublicKey, SignedSecretKey};
 use pgp::crypto::hash::HashAlgorithm;
 use pgp::packet::{
     KeyFlags, PublicKey, PublicSubkey, SecretKey, SecretSubkey, Signature, SignatureType,
 };
-use pgp::types::{KeyDetails, Password, SigningKey, Tag, VerifyingKey};
+use pgp::types::{
+    DecryptionKey, EskType, KeyDetails, Password, PkeskVersion, SigningKey, Tag, VerifyingKey,
+};
 use std::io::Cursor;
 
 use crate::context::Secret;
@@ -300,6 +302,39 @@ impl PrivateKey {
 
     pub(super) fn key(&self) -> &SignedSecretKey {
         &self.0
+    }
+
+    /// The key of a message with MDC, if one of its recipients is ours.
+    pub(super) fn session_key(&self, recipients: &[Esk]) -> Option<PlainSessionKey> {
+        let opened = |part: &dyn DecryptionKey, values| {
+            let opened = part.decrypt(&Password::empty(), values, EskType::V3_4);
+            opened.ok().and_then(Result::ok)
+        };
+        for recipient in recipients {
+            let Esk::PublicKeyEncryptedSessionKey(recipient) = recipient else {
+                continue;
+            };
+            if recipient.version() != PkeskVersion::V3 {
+                continue;
+            }
+            let Ok(values) = recipient.values() else {
+                continue;
+            };
+            let primary = &self.0.primary_key;
+            if recipient.match_identity(primary.public_key())
+                && let Some(session) = opened(primary, values)
+            {
+                return Some(session);
+            }
+            for subkey in self.0.secret_subkeys.iter().map(|subkey| &subkey.key) {
+                if recipient.match_identity(subkey.public_key())
+                    && let Some(session) = opened(subkey, values)
+                {
+                    return Some(session);
+                }
+            }
+        }
+        None
     }
 
     /// The part that signs: the newest subkey that is meant for it, or the primary key.

@@ -3,12 +3,13 @@
 use std::io::{self, BufRead as _, BufReader, Read, Write as _};
 
 use pgp::armor::{BlockType, Dearmor};
-use pgp::composed::{DecryptionOptions, Edata, Esk, Message, TheRing};
-use pgp::packet::Signature;
+use pgp::composed::{DecryptionOptions, Edata, Esk, Message, PlainSessionKey, TheRing};
+use pgp::packet::{ProtectedDataConfig, Signature, SymEncryptedProtectedDataConfig};
 use pgp::types::{Password, Seipdv1ReadMode};
 
 use super::crypto;
 use super::keys::{Certificate, PrivateKey, fingerprint, is_strong};
+use super::protected::{self, Protected, Verdict};
 use crate::decompress::RATIO_GRACE_BYTES;
 use crate::error::StepError;
 use crate::faults::CryptoFault;
@@ -94,15 +95,19 @@ fn content(
     demands: Demands<'_>,
     gauge: &Gauge,
 ) -> Result<String, StepError> {
-    let message = match demands.wanted {
+    let (message, verdict) = match demands.wanted {
         Wanted::Encrypted(key) => decrypt(message, key)?,
-        Wanted::Signed => message,
+        Wanted::Signed => (message, None),
     };
     let mut message = unwrap(message)?;
     if matches!(demands.wanted, Wanted::Signed) && !message.is_signed() {
         return Err(crypto(CryptoFault::NotSigned));
     }
     copy(&mut message, writer, demands.limits, gauge)?;
+    if verdict.is_some_and(|verdict| !verdict.is_good()) {
+        let detail = "its protection against changes was not reached";
+        return Err(crypto(CryptoFault::Damaged(detail.into())));
+    }
     let signer = if demands.signed_by.is_empty() {
         None
     } else {
@@ -140,7 +145,11 @@ fn reading(error: &io::Error) -> StepError {
     })
 }
 
-fn decrypt<'a>(message: Message<'a>, key: &PrivateKey) -> Result<Message<'a>, StepError> {
+/// The message inside; with a verdict, if the library does not check the protection against changes, but we do.
+fn decrypt<'a>(
+    message: Message<'a>,
+    key: &PrivateKey,
+) -> Result<(Message<'a>, Option<Verdict>), StepError> {
     let Message::Encrypted { esk, edata, .. } = &message else {
         return Err(crypto(CryptoFault::NotEncrypted));
     };
@@ -160,6 +169,18 @@ fn decrypt<'a>(message: Message<'a>, key: &PrivateKey) -> Result<Message<'a>, St
     if recipients.is_empty() {
         return Err(crypto(CryptoFault::PassphraseMessage));
     }
+    let is_old = matches!(edata, Edata::SymEncryptedProtectedData { reader } if matches!(
+        reader.config(),
+        ProtectedDataConfig::Seipd(SymEncryptedProtectedDataConfig::V1)
+    ));
+    if is_old
+        && let Some(session) = key.session_key(esk)
+        && let PlainSessionKey::V3_4 { sym_alg, key } = &session
+        && protected::reads(*sym_alg)
+    {
+        let message = with_mdc(message, *sym_alg, key.as_ref());
+        return message.map(|(message, verdict)| (message, Some(verdict)));
+    }
     let count = recipients.len();
     recipients.truncate(MAX_NAMED);
     if count > MAX_NAMED {
@@ -175,13 +196,40 @@ fn decrypt<'a>(message: Message<'a>, key: &PrivateKey) -> Result<Message<'a>, St
         ..TheRing::default()
     };
     match message.decrypt_the_ring(ring, true) {
-        Ok((message, _)) => Ok(message),
+        Ok((message, _)) => Ok((message, None)),
         Err(pgp::errors::Error::MissingKey) => {
             Err(crypto(CryptoFault::NotForUs(recipients.join(", "))))
         }
-        Err(pgp::errors::Error::IO { source, .. }) => Err(reading(&source)),
-        Err(error) => Err(crypto(CryptoFault::Damaged(error.to_string().into()))),
+        Err(error) => Err(decrypting(&error)),
     }
+}
+
+/// What it means that what was decrypted cannot be read at all.
+fn decrypting(error: &pgp::errors::Error) -> StepError {
+    match error {
+        pgp::errors::Error::IO { source, .. } => reading(source),
+        error => crypto(CryptoFault::Damaged(error.to_string().into())),
+    }
+}
+
+/// The message inside of one with MDC.
+fn with_mdc<'a>(
+    message: Message<'a>,
+    algorithm: pgp::crypto::sym::SymmetricKeyAlgorithm,
+    key: &[u8],
+) -> Result<(Message<'a>, Verdict), StepError> {
+    let unfit = || crypto(CryptoFault::Damaged("its session key does not fit".into()));
+    let Message::Encrypted {
+        edata: Edata::SymEncryptedProtectedData { reader },
+        ..
+    } = message
+    else {
+        return Err(unfit());
+    };
+    let protected = Protected::new(reader.into_inner(), algorithm, key).ok_or_else(unfit)?;
+    let verdict = protected.verdict();
+    let message = Message::from_bytes(protected).map_err(|error| decrypting(&error))?;
+    Ok((message, verdict))
 }
 
 /// Removes compression, so that what is left is signed or literal content.

@@ -14,6 +14,7 @@
 
 mod keys;
 mod message;
+mod protected;
 
 use std::fmt::Display;
 use std::io::Write as _;

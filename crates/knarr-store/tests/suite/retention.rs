@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use knarr_core::record::{Action, CustodyRecord};
 use knarr_core::{ContentHash, Timestamp};
-use knarr_store::chain::{ChainDefect, ChainHead, ChainVerdict};
+use knarr_store::chain::{ChainDefect, ChainHead, ChainVerdict, Going};
 use knarr_store::events::{EventId, FileEvent, NewEvent};
 use knarr_store::pairs::PairKey;
 use knarr_store::retention::{BATCH, Pruned};
@@ -316,4 +316,47 @@ fn old_runs_go_but_for_the_newest_of_each_job_and_old_events_go() {
         .wait()
         .unwrap();
     assert_eq!(none, 0);
+}
+
+#[test]
+fn k11_a_chain_that_is_pruned_while_it_is_checked_is_not_called_broken() {
+    let fixture = Fixture::new();
+    let store = &fixture.store;
+    // More than two pages; the first half is old.
+    for page in 0..10 {
+        let records = (0..1_000).map(|number| delivered(&format!("{page}-{number}"), page));
+        append(store, records.collect());
+    }
+    let (mut pages, mut begun_anew, mut last) = (0, 0, 0);
+    let checked = store.check_chain(None, &mut |walked| {
+        pages += 1;
+        if walked < last {
+            begun_anew += 1;
+        }
+        last = walked;
+        if pages == 1 {
+            // What was checked last goes, and what comes next.
+            assert_eq!(prune(store, day(6)).records, 6_000);
+        }
+        Going::On
+    });
+    let checked = checked.unwrap().expect("it was not given up");
+    assert!(
+        matches!(checked.verdict, ChainVerdict::Intact(_)),
+        "{checked:?}"
+    );
+    assert_eq!(checked.base.pruned.count, 6_000);
+    assert!(begun_anew <= 1 && pages >= 2, "{pages}");
+    let given_up = store.check_chain(None, &mut |_walked| Going::Away);
+    assert_eq!(given_up.unwrap(), None);
+    // What is really missing is found all the same.
+    let file = fixture.state().join("knarr.db");
+    let raw = Connection::open(file).unwrap();
+    raw.execute_batch(
+        "DROP TRIGGER custody_is_never_deleted; DELETE FROM custody WHERE seq = 9000",
+    )
+    .unwrap();
+    let verdict = store.verify_chain(None).unwrap();
+    let defect = ChainDefect::Removed;
+    assert_eq!(verdict, ChainVerdict::Broken { seq: 9_000, defect });
 }

@@ -347,3 +347,37 @@ fn r16_a_lock_of_another_process_is_waited_for() {
         .unwrap();
     child.wait().unwrap();
 }
+
+#[tokio::test]
+async fn settings_of_one_prefix_are_listed_in_the_order_of_their_names() {
+    let fixture = Fixture::new();
+    let write = |tx: &mut knarr_store::Tx<'_>| {
+        for name in [
+            "own.1.b",
+            "own.1.a",
+            "own.10.x",
+            "own.1",
+            "own.1/x",
+            "other.1.a",
+        ] {
+            tx.set_setting(name, name)?;
+        }
+        Ok(())
+    };
+    fixture.store.transact(write).await.unwrap();
+    let below = |prefix: &'static str, after: &'static str, limit| {
+        let read = fixture
+            .store
+            .read(|reader| reader.settings_below(prefix, after, limit));
+        let names = read.unwrap().into_iter().map(|(name, text)| {
+            assert_eq!(format!("{prefix}{name}"), text);
+            name
+        });
+        names.collect::<Vec<_>>()
+    };
+    assert_eq!(below("own.1.", "", 10), ["a", "b"]);
+    assert_eq!(below("own.1.", "", 1), ["a"]);
+    assert_eq!(below("own.1.", "a", 10), ["b"]);
+    assert_eq!(below("own.1.", "b", 10), [""; 0]);
+    assert_eq!(below("own.2.", "", 10), [""; 0]);
+}

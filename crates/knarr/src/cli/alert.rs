@@ -7,11 +7,13 @@ use knarr_core::{Clock as _, Timestamp};
 use knarr_engine::outbox::notifier::Notifier;
 use knarr_engine::outbox::shape::Made;
 use knarr_engine::outbox::{AlertFacts, Message};
+use knarr_node::{query, timestamp, v1};
 use knarr_store::Store;
 use knarr_store::outbox::MessageKind;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
+use crate::cli::backend::{Backend, Fresh, Session, told};
 use crate::cli::context::Context;
 use crate::cli::look::shown_time;
 use crate::cli::telling::{made, node_name};
@@ -47,10 +49,9 @@ pub(crate) fn run(
     context: &Context,
     output: &mut Output,
 ) -> CommandResult {
-    let config = context.required_config()?;
     match &arguments.verb {
-        AlertVerb::Ls => list(&config, context, output),
-        AlertVerb::Test { name } => test(name, &config, context, output),
+        AlertVerb::Ls => list(context, output),
+        AlertVerb::Test { name } => test(name, context, output),
     }
 }
 
@@ -58,45 +59,80 @@ pub(crate) fn run(
 #[derive(Serialize)]
 struct Listed<'r> {
     rule: &'r str,
-    when: String,
+    when: &'r str,
     about: &'r [String],
-    severity: &'static str,
-    to: Vec<&'r str>,
-    lasting: Vec<Lasting>,
+    severity: &'r str,
+    to: &'r [String],
+    lasting: Vec<Lasting<'r>>,
 }
 
 /// What lasts under a rule.
 #[derive(Serialize)]
-struct Lasting {
-    about: String,
-    name: String,
+struct Lasting<'r> {
+    about: &'r str,
+    name: &'r str,
     since: Timestamp,
 }
 
-fn list(config: &Config, context: &Context, output: &mut Output) -> CommandResult {
-    let state = context.state_of(config)?;
-    let states = if state.join("knarr.db").exists() {
-        let store = context.open_store(&state)?;
-        store.read(|reader| reader.alert_states())?
-    } else {
-        knarr_core::alert::States::new()
+/// A rule in the form of the protocol, without what lasts.
+pub(crate) fn rule_of(rule: &Rule) -> v1::AlertRule {
+    v1::AlertRule {
+        name: rule.name.clone(),
+        when: in_words(&rule.condition),
+        about: rule.about.clone(),
+        severity: rule.severity.name().to_owned(),
+        to: targets(rule).into_iter().map(str::to_owned).collect(),
+        lasting: Vec::new(),
+    }
+}
+
+/// The rules of the node, or those of the configuration.
+fn rules(context: &Context) -> Result<Vec<v1::AlertRule>, CommandError> {
+    let Some(session) = session(context)? else {
+        // There is no state yet: nothing lasts.
+        let config = context.required_config()?;
+        return Ok(config.rules.iter().map(rule_of).collect());
     };
+    match &session.backend {
+        Backend::Node(client) => {
+            let request = v1::ListRulesRequest {};
+            let listed = session.runtime.block_on(client.alerts().list(request));
+            Ok(listed.map_err(told)?.into_inner().rules)
+        }
+        Backend::State(store) => {
+            let config = context.required_config()?;
+            let mut rules: Vec<_> = config.rules.iter().map(rule_of).collect();
+            query::fill_rules(store, &mut rules)?;
+            Ok(rules)
+        }
+    }
+}
+
+/// Who answers, if there is a state.
+fn session(context: &Context) -> Result<Option<Session>, CommandError> {
+    let state = context.state()?;
+    if !state.join("knarr.db").exists() {
+        context.required_config()?;
+        return Ok(None);
+    }
+    Session::open(context, Fresh::Refuse).map(Some)
+}
+
+fn list(context: &Context, output: &mut Output) -> CommandResult {
+    let rules = rules(context)?;
     let mut rows = Vec::new();
-    for rule in &config.rules {
-        let of_rule = states.iter().filter(|((name, _), _)| *name == rule.name);
-        let lasting = of_rule.filter_map(|((_, subject), state)| {
-            Some(Lasting {
-                about: subject.kind.name().to_owned(),
-                name: subject.name.clone(),
-                since: state.firing_since()?,
-            })
+    for rule in &rules {
+        let lasting = rule.lasting.iter().map(|lasting| Lasting {
+            about: &lasting.about,
+            name: &lasting.name,
+            since: timestamp(lasting.since),
         });
         let listed = Listed {
             rule: &rule.name,
-            when: in_words(&rule.condition),
+            when: &rule.when,
             about: &rule.about,
-            severity: rule.severity.name(),
-            to: targets(rule),
+            severity: &rule.severity,
+            to: &rule.to,
             lasting: lasting.collect(),
         };
         if output.format == Format::Json {
@@ -120,9 +156,9 @@ fn list(config: &Config, context: &Context, output: &mut Output) -> CommandResul
         };
         rows.push([
             rule.name.clone(),
-            listed.when,
+            rule.when.clone(),
             about,
-            listed.to.join(", "),
+            rule.to.join(", "),
             lasting,
         ]);
     }
@@ -169,7 +205,41 @@ fn targets(rule: &Rule) -> Vec<&str> {
     all
 }
 
-fn test(name: &str, config: &Config, context: &Context, output: &mut Output) -> CommandResult {
+fn test(name: &str, context: &Context, output: &mut Output) -> CommandResult {
+    let session = Session::open(context, Fresh::Make)?;
+    let tested = match &session.backend {
+        Backend::Node(client) => {
+            let name = name.to_owned();
+            let request = v1::TestAlertRequest { name };
+            let tested = session.runtime.block_on(client.alerts().test(request));
+            tested.map_err(told)?.into_inner().targets
+        }
+        Backend::State(store) => {
+            let config = context.required_config()?;
+            let testing = test_all(name, &config, context, store);
+            session.runtime.block_on(testing)?
+        }
+    };
+    let mut outcome = Outcome::Done;
+    for one in &tested {
+        if !one.delivered {
+            outcome = Outcome::Unreachable;
+        }
+        print(one, output)?;
+    }
+    Ok(outcome)
+}
+
+/// Sends a test message to a target, or to all targets of a rule.
+///
+/// # Errors
+/// If there is no such target and no such rule, or a target cannot be used.
+pub(crate) async fn test_all(
+    name: &str,
+    config: &Config,
+    context: &Context,
+    store: &Store,
+) -> Result<Vec<v1::TestedTarget>, CommandError> {
     let rule = config.rules.iter().find(|rule| rule.name == name);
     let targets = match rule {
         Some(rule) => targets(rule),
@@ -182,26 +252,26 @@ fn test(name: &str, config: &Config, context: &Context, output: &mut Output) -> 
                 .map(String::as_str)
                 .chain(rules)
                 .collect();
-            return Err(
-                CommandError::usage(format!("there is no target and no rule `{name}`")).hint(
-                    crate::suggest::help(name, &known, "known targets and rules"),
-                ),
-            );
+            let help = crate::suggest::help(name, &known, "known targets and rules");
+            let message = format!("there is no target and no rule `{name}`");
+            return Err(CommandError::usage(message).hint(help));
         }
     };
-    let store = context.open_store(&context.state_of(config)?)?;
     let severity = rule.map_or(Severity::Info, |rule| rule.severity);
-    context.runtime()?.block_on(async {
-        let mut outcome = Outcome::Done;
-        for target in targets {
-            let sent = send(target, severity, config, context, &store).await?;
-            if sent.is_err() {
-                outcome = Outcome::Unreachable;
-            }
-            print(target, sent, output)?;
-        }
-        Ok(outcome)
-    })
+    let mut tested = Vec::new();
+    for target in targets {
+        let sent = send(target, severity, config, context, store).await?;
+        let (delivered, answer) = match sent {
+            Ok(answer) => (true, answer),
+            Err(reason) => (false, reason),
+        };
+        tested.push(v1::TestedTarget {
+            target: target.to_owned(),
+            delivered,
+            answer,
+        });
+    }
+    Ok(tested)
 }
 
 /// What became of a test message.
@@ -267,19 +337,21 @@ fn message(node: &str, severity: Severity, now: Timestamp) -> Message {
     }
 }
 
-fn print(target: &str, sent: Sent, output: &mut Output) -> Result<(), CommandError> {
+fn print(tested: &v1::TestedTarget, output: &mut Output) -> Result<(), CommandError> {
+    let v1::TestedTarget {
+        target,
+        delivered,
+        answer,
+    } = tested;
     if output.format == Format::Json {
-        let (delivered, answer) = match sent {
-            Ok(answer) => (true, answer),
-            Err(reason) => (false, reason),
-        };
         let line =
             serde_json::json!({ "target": target, "delivered": delivered, "answer": answer });
         return Ok(output.json(&line)?);
     }
-    let (word, answer) = match sent {
-        Ok(answer) => (output.paint(Style::Good, "delivered"), answer),
-        Err(reason) => (output.paint(Style::Bad, "not delivered"), reason),
+    let word = if *delivered {
+        output.paint(Style::Good, "delivered")
+    } else {
+        output.paint(Style::Bad, "not delivered")
     };
     let answer = knarr_core::path::printable(answer.as_bytes()).to_string();
     let answer = if answer.is_empty() {

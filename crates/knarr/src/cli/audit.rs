@@ -4,11 +4,12 @@ use clap::{Args, Subcommand, ValueEnum};
 use knarr_core::ContentHash;
 use knarr_core::path::printable;
 use knarr_core::record::Evidence;
-use knarr_store::Store;
-use knarr_store::chain::{ChainHead, ChainVerdict};
+use knarr_node::{Unreadable, query, record_of, timestamp, v1};
+use knarr_store::chain::{ChainHead, Going};
 use knarr_store::custody::ChainedRecord;
 use serde::Serialize;
 
+use crate::cli::backend::{Backend, Fresh, Session, told};
 use crate::cli::context::Context;
 use crate::cli::look::shown_time;
 use crate::command_error::{CommandError, CommandResult, Outcome};
@@ -86,78 +87,130 @@ pub(crate) fn run(
     context: &Context,
     output: &mut Output,
 ) -> CommandResult {
-    let store = context.existing_store()?;
+    let session = Session::open(context, Fresh::Refuse)?;
     match &arguments.command {
-        AuditCommand::Verify { noted } => verify(&store, noted.as_ref(), output),
-        AuditCommand::Export { format, from } => export(&store, *format, *from, output),
+        AuditCommand::Verify { noted } => verify(&session, noted.as_ref(), output),
+        AuditCommand::Export { format, from } => export(&session, *format, *from, output),
     }
 }
 
-fn verify(store: &Store, noted: Option<&ChainHead>, output: &mut Output) -> CommandResult {
-    let base = store.read(|reader| reader.chain_base())?;
-    let (pruned, kept_since) = (base.pruned.count, base.kept_since);
-    match store.verify_chain(noted)? {
-        ChainVerdict::Intact(head) => {
-            if output.format == Format::Json {
-                output.json(&Verdict {
-                    intact: true,
-                    records: head.count - pruned.min(head.count),
-                    pruned,
-                    kept_since,
-                    hash: Some(head.hash),
-                    broken_at: None,
-                    defect: None,
-                })?;
-            } else {
-                let words = output.paint(Style::Good, "intact");
-                output.line(format!(
-                    "{words}: {} records are as they were written",
-                    head.count - pruned.min(head.count)
-                ))?;
-                if pruned > 0 {
-                    let since = kept_since.map(shown_time).unwrap_or_default();
-                    output.line(format!(
-                        "{pruned} older ones, from before {since}, were pruned, as the chain itself says"
-                    ))?;
-                }
-                output.line(format!("the chain ends at {}:{}", head.count, head.hash))?;
-            }
-            Ok(Outcome::Done)
+/// What the node says about the chain, or a look at it.
+fn verdict(session: &Session, noted: Option<&ChainHead>) -> Result<v1::ChainVerdict, CommandError> {
+    use v1::verify_event::What;
+    let client = match &session.backend {
+        Backend::Node(client) => client,
+        Backend::State(store) => {
+            let checked = store.check_chain(noted, &mut |_walked| Going::On)?;
+            let checked = checked.ok_or_else(|| CommandError::failed("the check was given up"))?;
+            return Ok(query::verdict(&checked));
         }
-        ChainVerdict::Broken { seq, defect } => {
-            if output.format == Format::Json {
-                output.json(&Verdict {
-                    intact: false,
-                    records: seq.saturating_sub(1).saturating_sub(pruned),
-                    pruned,
-                    kept_since,
-                    hash: None,
-                    broken_at: Some(seq),
-                    defect: Some(defect.to_string()),
-                })?;
-            } else {
-                let words = output.paint(Style::Bad, "broken");
-                output.line(format!("{words} at record no. {seq}: {defect}"))?;
-                output.line(format!(
-                    "{} records before it are as they were written",
-                    seq.saturating_sub(1).saturating_sub(pruned)
-                ))?;
+    };
+    let request = noted.map_or_else(v1::VerifyRequest::default, |noted| v1::VerifyRequest {
+        noted_count: noted.count,
+        noted_hash: noted.hash.as_bytes().to_vec(),
+    });
+    session.runtime.block_on(async {
+        let streaming = client.audit().verify(request).await.map_err(told)?;
+        let mut streaming = streaming.into_inner();
+        while let Some(event) = streaming.message().await.map_err(told)? {
+            match event.what {
+                Some(What::Verdict(verdict)) => return Ok(verdict),
+                Some(What::Checked(number)) => tracing::debug!(number, "checked"),
+                None => {}
             }
-            Ok(Outcome::SomeFailed)
         }
-    }
+        Err(CommandError::failed(
+            "the node ended the check without a verdict",
+        ))
+    })
 }
 
-fn export(store: &Store, format: ExportFormat, from: u64, output: &mut Output) -> CommandResult {
+fn verify(session: &Session, noted: Option<&ChainHead>, output: &mut Output) -> CommandResult {
+    let verdict = verdict(session, noted)?;
+    let (pruned, kept_since) = (verdict.pruned, verdict.kept_since.map(timestamp));
+    if !verdict.intact {
+        let seq = verdict.broken_at;
+        let before = seq.saturating_sub(1).saturating_sub(pruned);
+        if output.format == Format::Json {
+            output.json(&Verdict {
+                intact: false,
+                records: before,
+                pruned,
+                kept_since,
+                hash: None,
+                broken_at: Some(seq),
+                defect: Some(verdict.defect),
+            })?;
+        } else {
+            let words = output.paint(Style::Bad, "broken");
+            output.line(format!("{words} at record no. {seq}: {}", verdict.defect))?;
+            output.line(format!(
+                "{before} records before it are as they were written"
+            ))?;
+        }
+        return Ok(Outcome::SomeFailed);
+    }
+    let hash: [u8; 32] = verdict
+        .hash
+        .as_slice()
+        .try_into()
+        .map_err(|_| Unreadable("hash"))?;
+    let hash = ContentHash::from_bytes(hash);
+    let records = verdict.count - pruned.min(verdict.count);
+    if output.format == Format::Json {
+        output.json(&Verdict {
+            intact: true,
+            records,
+            pruned,
+            kept_since,
+            hash: Some(hash),
+            broken_at: None,
+            defect: None,
+        })?;
+        return Ok(Outcome::Done);
+    }
+    let words = output.paint(Style::Good, "intact");
+    output.line(format!(
+        "{words}: {records} records are as they were written"
+    ))?;
+    if pruned > 0 {
+        let since = kept_since.map(shown_time).unwrap_or_default();
+        output.line(format!(
+            "{pruned} older ones, from before {since}, were pruned, as the chain itself says"
+        ))?;
+    }
+    output.line(format!("the chain ends at {}:{hash}", verdict.count))?;
+    Ok(Outcome::Done)
+}
+
+fn export(
+    session: &Session,
+    format: ExportFormat,
+    from: u64,
+    output: &mut Output,
+) -> CommandResult {
     if format == ExportFormat::Csv {
         output.line(COLUMNS.join(","))?;
     }
-    for record in store.custody_cursor(from) {
-        let record = record.map_err(CommandError::from)?;
-        match format {
-            ExportFormat::Jsonl => output.json(&record)?,
-            ExportFormat::Csv => output.line(csv_line(&record))?,
+    let mut print = |record: &ChainedRecord| match format {
+        ExportFormat::Jsonl => output.json(record),
+        ExportFormat::Csv => output.line(csv_line(record)),
+    };
+    match &session.backend {
+        Backend::State(store) => {
+            for record in store.custody_cursor(from) {
+                print(&record.map_err(CommandError::from)?)?;
+            }
         }
+        Backend::Node(client) => session.runtime.block_on(async {
+            let request = v1::ExportRequest { from };
+            let streaming = client.audit().export(request).await.map_err(told)?;
+            let mut streaming = streaming.into_inner();
+            while let Some(record) = streaming.message().await.map_err(told)? {
+                print(&record_of(record)?)?;
+            }
+            Ok::<_, CommandError>(())
+        })?,
     }
     Ok(Outcome::Done)
 }

@@ -1,16 +1,19 @@
 //! `endpoint`: the places that jobs name.
 
 use clap::{Args, Subcommand};
-use knarr_node::v1;
+use knarr_node::query::{self, Pause};
+use knarr_node::{timestamp, v1};
 use knarr_store::definitions::DefinitionKind;
 
 use crate::cli::backend::{Fresh, Session, told};
 use crate::cli::context::Context;
 use crate::cli::desk;
-use crate::command_error::{CommandResult, Outcome};
+use crate::cli::job::change::{PauseVerb, user};
+use crate::cli::look::shown_time;
+use crate::command_error::{CommandError, CommandResult, Outcome};
 use crate::output::{Align, Format, Output, Style};
 
-/// List, test and remove endpoints
+/// List, test, pause and remove endpoints
 ///
 /// Endpoints stand in the configuration, or are added with the jobs that need them (`knarr job add`).
 #[derive(Debug, Args)]
@@ -28,6 +31,15 @@ enum EndpointVerb {
     /// Have the running node connect to an endpoint and list its root; without a node, `knarr check --connect`
     #[command(after_help = "Examples:\n  knarr endpoint test partner")]
     Test(OneEndpoint),
+    /// Have the jobs that use an endpoint wait
+    ///
+    /// What is under way with it ends in good order, and nothing begins. When it is resumed, each job that
+    /// would have run meanwhile runs once. It survives a restart of the node.
+    #[command(after_help = "Examples:\n  knarr endpoint pause partner")]
+    Pause(OneEndpoint),
+    /// End a pause
+    #[command(after_help = "Examples:\n  knarr endpoint resume partner")]
+    Resume(OneEndpoint),
     /// Remove an endpoint that was added and that no job names
     #[command(after_help = "Examples:\n  knarr endpoint rm partner")]
     Rm(OneEndpoint),
@@ -48,13 +60,19 @@ pub(crate) fn run(
     match &arguments.verb {
         EndpointVerb::Ls => list(context, output),
         EndpointVerb::Test(OneEndpoint { endpoint }) => test(endpoint, context, output),
+        EndpointVerb::Pause(OneEndpoint { endpoint }) => {
+            pause(endpoint, PauseVerb::Begin, context, output)
+        }
+        EndpointVerb::Resume(OneEndpoint { endpoint }) => {
+            pause(endpoint, PauseVerb::End, context, output)
+        }
         EndpointVerb::Rm(OneEndpoint { endpoint }) => remove(endpoint, context, output),
     }
 }
 
-fn list(context: &Context, output: &mut Output) -> CommandResult {
-    use knarr_node::Host as _;
-    let endpoints = desk::ask(
+/// All endpoints.
+fn all(context: &Context) -> Result<Vec<v1::Endpoint>, CommandError> {
+    desk::ask(
         context,
         async |client| {
             let request = v1::ListEndpointsRequest {};
@@ -65,8 +83,12 @@ fn list(context: &Context, output: &mut Output) -> CommandResult {
                 .into_inner()
                 .endpoints)
         },
-        async |desk| Ok(desk.host().endpoints()),
-    )?;
+        async |desk| desk.list_endpoints().await,
+    )
+}
+
+fn list(context: &Context, output: &mut Output) -> CommandResult {
+    let endpoints = all(context)?;
     let mut rows = Vec::new();
     for endpoint in &endpoints {
         let origin = match endpoint.origin() {
@@ -79,13 +101,26 @@ fn list(context: &Context, output: &mut Output) -> CommandResult {
                 "type": endpoint.r#type,
                 "origin": origin,
                 "place": endpoint.place,
+                "paused_since": endpoint.paused_since.map(timestamp),
+                "paused_by": (!endpoint.paused_by.is_empty()).then_some(&endpoint.paused_by),
+                "problem": (!endpoint.problem.is_empty()).then_some(&endpoint.problem),
             }))?;
         }
+        let state = match endpoint.paused_since {
+            _ if !endpoint.problem.is_empty() => endpoint.problem.clone(),
+            Some(since) => format!(
+                "paused by {} since {}",
+                endpoint.paused_by,
+                shown_time(timestamp(since))
+            ),
+            None => "-".to_owned(),
+        };
         rows.push([
             endpoint.name.clone(),
             origin.to_owned(),
             endpoint.r#type.clone(),
             endpoint.place.clone(),
+            state,
         ]);
     }
     if output.format == Format::Text {
@@ -94,6 +129,7 @@ fn list(context: &Context, output: &mut Output) -> CommandResult {
             ("FROM", Align::Left),
             ("TYPE", Align::Left),
             ("PLACE", Align::Left),
+            ("STATE", Align::Left),
         ];
         output.table(headings, &rows)?;
     }
@@ -134,6 +170,49 @@ fn test(endpoint: &str, context: &Context, output: &mut Output) -> CommandResult
     })
 }
 
+fn pause(endpoint: &str, what: PauseVerb, context: &Context, output: &mut Output) -> CommandResult {
+    if what == PauseVerb::Begin {
+        let all = all(context)?;
+        if !all.iter().any(|one| one.name == endpoint) {
+            let names: Vec<&str> = all.iter().map(|one| one.name.as_str()).collect();
+            let error = CommandError::usage(format!("there is no endpoint `{endpoint}`"));
+            return Err(error.hint(crate::suggest::help(endpoint, &names, "known endpoints")));
+        }
+    }
+    let session = Session::open(context, Fresh::Make)?;
+    let request = v1::EndpointName {
+        endpoint: endpoint.to_owned(),
+    };
+    let changed = session.ask(
+        async |client| {
+            let mut endpoints = client.endpoints();
+            let answer = match what {
+                PauseVerb::Begin => endpoints.pause(request).await?,
+                PauseVerb::End => endpoints.resume(request).await?,
+            };
+            Ok(answer.into_inner())
+        },
+        |store| {
+            let what = match what {
+                PauseVerb::Begin => Pause::Begin { by: user(context) },
+                PauseVerb::End => Pause::End,
+            };
+            query::pause_endpoint(store, endpoint, what)
+        },
+    )?;
+    if output.format == Format::Json {
+        output.json(&serde_json::json!({ "endpoint": endpoint, "changed": changed.changed }))?;
+        return Ok(Outcome::Done);
+    }
+    output.line(match (what, changed.changed) {
+        (PauseVerb::Begin, true) => format!("{endpoint} is paused: jobs that use it wait"),
+        (PauseVerb::Begin, false) => format!("{endpoint} was paused already"),
+        (PauseVerb::End, true) => format!("{endpoint} is resumed"),
+        (PauseVerb::End, false) => format!("{endpoint} was not paused"),
+    })?;
+    Ok(Outcome::Done)
+}
+
 fn remove(endpoint: &str, context: &Context, output: &mut Output) -> CommandResult {
     let request = v1::EndpointName {
         endpoint: endpoint.to_owned(),
@@ -142,7 +221,7 @@ fn remove(endpoint: &str, context: &Context, output: &mut Output) -> CommandResu
         context,
         async |client| Ok(client.endpoints().remove(request).await?.into_inner()),
         async |desk| {
-            desk.remove_definition(DefinitionKind::Endpoint, endpoint)
+            desk.remove_definition(DefinitionKind::Endpoint, endpoint, &user(context))
                 .await
         },
     )?;

@@ -4,12 +4,15 @@ pub(crate) mod change;
 mod show;
 mod start;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Args, Subcommand};
 use knarr_core::Timestamp;
 use knarr_core::plan::Brake;
+use knarr_engine::Turns;
+use knarr_engine::acknowledge::Acknowledge;
 use knarr_engine::conditions::Conditions;
 use knarr_engine::node::{Completeness, Looks, ScheduledJob, WatchJob};
 use knarr_engine::pickup::PickupJob;
@@ -51,14 +54,14 @@ enum JobVerb {
     /// Show what a document of jobs would change, and change nothing
     #[command(after_help = "Examples:\n  knarr job plan partner.yaml")]
     Plan(Document),
-    /// Add the jobs and endpoints of a document
+    /// Add the jobs, endpoints and users of a document
     ///
-    /// The document has the sections `jobs` and `endpoints` of the configuration. It cannot name a
+    /// The document has the sections `jobs`, `endpoints` and `sftp_server` (with `users` alone) of the configuration. It cannot name a
     /// command, a file with a key or an environment variable; secrets are { secret: NAME }, local paths
     /// begin with `/`. All of it is added, or nothing. It survives a restart of the node.
     #[command(after_help = "Examples:\n  knarr job add partner.yaml\n  generate | knarr job add -")]
     Add(Document),
-    /// Replace jobs and endpoints that were added
+    /// Replace jobs, endpoints and users that were added
     #[command(after_help = "Examples:\n  knarr job update partner.yaml")]
     Update(Document),
     /// Remove a job that was added; what it recorded stays
@@ -69,7 +72,7 @@ enum JobVerb {
     /// The job takes what is new at its source, as it does when it is time. Two runs of a job exclude
     /// each other, also across processes.
     #[command(
-        after_help = "Examples:\n  knarr job run invoices --dry-run\n  knarr job run invoices"
+        after_help = "Examples:\n  knarr job run invoices --dry-run\n  knarr job run invoices\n  knarr job run reports --set day=20261101"
     )]
     Run(RunJob),
     /// End the run of a job that is under way, in good order
@@ -108,6 +111,27 @@ struct RunJob {
     /// Only show what would be taken, and why every other file would not
     #[arg(long)]
     dry_run: bool,
+    /// Give a parameter of the job a value for this run; more than once for several
+    #[arg(long, value_name = "NAME=VALUE")]
+    set: Vec<String>,
+}
+
+impl RunJob {
+    /// The values of parameters, by name.
+    fn given(&self) -> Result<BTreeMap<String, String>, CommandError> {
+        let mut given = BTreeMap::new();
+        for text in &self.set {
+            let Some((name, value)) = text.split_once('=') else {
+                let message = format!("`--set {text}` gives no value");
+                return Err(CommandError::usage(message).hint("write it as --set NAME=VALUE"));
+            };
+            if given.insert(name.to_owned(), value.to_owned()).is_some() {
+                let message = format!("`{name}` is set twice");
+                return Err(CommandError::usage(message));
+            }
+        }
+        Ok(given)
+    }
 }
 
 pub(crate) fn run(
@@ -200,22 +224,56 @@ async fn pickup_job(job: Job, opener: &Opener<'_>) -> Result<PickupJob, CommandE
         Some(rate) => limited(opened.remote, &Bandwidth::new(rate)),
         None => opened.remote,
     };
-    let mut job = engine_job(job, opener).await?;
+    let (mut job, job_turns) = engine_job_with_turns(job, opener).await?;
     let most = [opened.limits.transfers, job.transfers];
     job.transfers = most.into_iter().flatten().min();
+    let mut turns: BTreeMap<_, _> = opened.turns.into_iter().collect();
+    turns.extend(job_turns);
+    // In the order of the names.
+    job.turns = turns.into_values().collect();
     let job = Arc::new(job);
     Ok(PickupJob { job, source })
 }
 
 /// What the engine needs to know of a job.
 pub(crate) async fn engine_job(job: Job, opener: &Opener<'_>) -> Result<WatchJob, CommandError> {
+    let (mut job, turns) = engine_job_with_turns(job, opener).await?;
+    job.turns = turns.into_iter().map(|(_, turns)| turns).collect();
+    Ok(job)
+}
+
+/// The same, and the turns at its destination with the name of the endpoint.
+async fn engine_job_with_turns(
+    job: Job,
+    opener: &Opener<'_>,
+) -> Result<(WatchJob, Option<(String, Turns)>), CommandError> {
     let opened = opener.open(&job.to.base, Role::Destination).await?;
     let destination = match job.bandwidth_bytes_per_second {
         Some(rate) => limited(opened.remote, &Bandwidth::new(rate)),
         None => opened.remote,
     };
+    let endpoints = crate::cli::host::endpoints_of(&job)
+        .map(str::to_owned)
+        .collect();
     let steps = opener.steps(job.steps, &job.key_files).await?;
-    Ok(WatchJob {
+    let acknowledge = match job.acknowledge {
+        None => None,
+        Some(settings) => {
+            let at = match &settings.to {
+                None => None,
+                Some(place) => Some(opener.open(place, Role::Destination).await?.remote),
+            };
+            Some(Arc::new(Acknowledge {
+                at,
+                file: settings.file,
+                content: settings.content,
+                per: settings.per,
+                time_zone: job.time_zone.clone(),
+            }))
+        }
+    };
+    let job = WatchJob {
+        endpoints,
         name: job.name,
         looks: if job.from.is_some() {
             Looks::InRuns
@@ -231,6 +289,8 @@ pub(crate) async fn engine_job(job: Job, opener: &Opener<'_>) -> Result<WatchJob
             ..job.conditions
         }),
         checks: Arc::new(job.checks),
+        parameters: Arc::new(job.parameters),
+        acknowledge,
         settle: job.settle.unwrap_or(USUAL_SETTLE),
         complete: if job.after_upload.is_empty() {
             Completeness::Rest
@@ -253,6 +313,10 @@ pub(crate) async fn engine_job(job: Job, opener: &Opener<'_>) -> Result<WatchJob
         poll: job.poll,
         verify_destination: job.verify_destination,
         transfers: opened.limits.transfers,
+        turns: Vec::new(),
+        priority: job.priority,
+        duplicates: job.duplicates,
         brake: Brake::default(),
-    })
+    };
+    Ok((job, opened.turns))
 }

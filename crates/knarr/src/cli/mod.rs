@@ -30,6 +30,7 @@ mod stream;
 mod telling;
 mod trace;
 mod transfer;
+mod user;
 
 use std::ffi::OsString;
 use std::io::Write as _;
@@ -117,6 +118,7 @@ enum Command {
     Audit(audit::AuditArguments),
     Secret(secret::SecretArguments),
     SftpServer(sftp_server::SftpServerArguments),
+    User(user::UserArguments),
     Schema(shell::SchemaArguments),
     Completions(shell::CompletionsArguments),
     Man(shell::ManArguments),
@@ -179,6 +181,7 @@ fn dispatch(command: Command, context: &Context) -> CommandResult {
         Command::Audit(arguments) => audit::run(&arguments, context, &mut output),
         Command::Secret(arguments) => secret::run(&arguments, context, &mut output),
         Command::SftpServer(arguments) => sftp_server::run(&arguments, context, &mut output),
+        Command::User(arguments) => user::run(&arguments, context, &mut output),
         Command::Init(arguments) => init::run(&arguments, context, &mut output),
         Command::Check(arguments) => check::run(&arguments, context, &mut output),
         Command::Doctor(arguments) => doctor::run(&arguments, context, &mut output),

@@ -277,6 +277,8 @@ fn status_data(status: &v1::StatusReply) -> Result<serde_json::Value, CommandErr
             "ready": pair.ready,
             "waiting": pair.waiting,
             "parked": pair.parked,
+            "counted_up_to": (pair.counted_up_to > 0).then_some(pair.counted_up_to),
+            "counted_at": pair.counted_at.map(timestamp),
             "in_flight": moving,
             "degraded": pair.degraded,
             "scanning": pair.scanning,
@@ -298,6 +300,13 @@ fn status_data(status: &v1::StatusReply) -> Result<serde_json::Value, CommandErr
             "next_probe": health.next_probe.map(timestamp),
         })
     };
+    let paused = |paused: &v1::PausedEndpoint| {
+        serde_json::json!({
+            "endpoint": paused.endpoint,
+            "since": timestamp(paused.since),
+            "by": paused.by,
+        })
+    };
     let running = |run: &v1::Running| {
         serde_json::json!({
             "job": run.job,
@@ -314,12 +323,14 @@ fn status_data(status: &v1::StatusReply) -> Result<serde_json::Value, CommandErr
             "file": node.file,
             "file_problem": (!node.file_problem.is_empty()).then_some(&node.file_problem),
             "file_read_at": timestamp(node.file_read_at),
+            "needs_restart": node.needs_restart,
         })
     };
     Ok(serde_json::json!({
         "pairs": pairs,
         "endpoints": status.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
         "targets": messages::data(&status.targets),
+        "paused_endpoints": status.paused_endpoints.iter().map(paused).collect::<Vec<_>>(),
         "running": status.running.iter().map(running).collect::<Vec<_>>(),
         "node": status.node.as_ref().map(node),
     }))
@@ -345,6 +356,22 @@ fn print_status(
             let line = output.paint(Style::Warning, &line);
             output.line(line)?;
         }
+        if !node.needs_restart.is_empty() {
+            let keys = safe(&node.needs_restart.join(", "));
+            let line = format!("  its file changed, and this counts from the next start: {keys}");
+            let line = output.paint(Style::Warning, &line);
+            output.line(line)?;
+        }
+    }
+    for paused in &status.paused_endpoints {
+        let line = format!(
+            "{}   paused by {} since {}: jobs that use it wait",
+            safe(&paused.endpoint),
+            safe(&paused.by),
+            shown_time(timestamp(paused.since))
+        );
+        let line = output.paint(Style::Warning, &line);
+        output.line(line)?;
     }
     for pair in &status.pairs {
         print_pair(pair, output)?;
@@ -379,9 +406,17 @@ fn print_pair(pair: &v1::Pair, output: &mut Output) -> Result<(), CommandError> 
             output.line("  in step")?;
         }
     } else {
+        let number = |number: u64| match pair.counted_up_to {
+            limit if limit > 0 && number >= limit => format!("{number} or more"),
+            _ => number.to_string(),
+        };
+        let at = pair.counted_at.map(|at| shown_time(timestamp(at)));
         output.line(format!(
-            "  {} ready, {} waiting, {} parked",
-            pair.ready, pair.waiting, pair.parked
+            "  {} ready, {} waiting, {} parked{}",
+            number(pair.ready),
+            number(pair.waiting),
+            number(pair.parked),
+            at.map(|at| format!(" (counted {at})")).unwrap_or_default()
         ))?;
     }
     for moving in &pair.in_flight {

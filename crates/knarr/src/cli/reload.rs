@@ -7,11 +7,12 @@ use crate::cli::backend::{Fresh, Session, told};
 use crate::cli::context::Context;
 use crate::cli::job::change::{print_problem, problem_data};
 use crate::command_error::{CommandError, CommandResult, Outcome};
-use crate::output::{Format, Output};
+use crate::output::{Format, Output, Style};
 
 /// Have the running node read its configuration again
 ///
 /// Changed jobs are replaced when what they do has ended in good order, removed ones stop, new ones begin.
+/// Targets, alert rules and users of the SFTP server are taken over, too; what needs a new start is named.
 /// A configuration that is wrong changes nothing: what is wrong is told, and the old one stays in force.
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  knarr reload")]
@@ -48,8 +49,25 @@ pub(crate) fn run(
             output.line(format!("{:<10}{}", change.what, change.job))?;
         }
     }
-    if reloaded.changes.is_empty() && output.format == Format::Text {
+    if output.format == Format::Json {
+        if !(reloaded.taken_over.is_empty() && reloaded.needs_restart.is_empty()) {
+            output.json(&serde_json::json!({
+                "taken_over": reloaded.taken_over,
+                "needs_restart": reloaded.needs_restart,
+            }))?;
+        }
+        return Ok(Outcome::Done);
+    }
+    if reloaded.changes.is_empty() {
         output.line("no job changed")?;
+    }
+    for what in &reloaded.taken_over {
+        output.line(format!("{:<10}{what}", "changed"))?;
+    }
+    for what in &reloaded.needs_restart {
+        let line = format!("{what} counts from the next start of the node");
+        let line = output.paint(Style::Warning, &line);
+        output.line(line)?;
     }
     Ok(Outcome::Done)
 }

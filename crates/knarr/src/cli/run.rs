@@ -95,6 +95,7 @@ async fn be_the_node(
     environment.announcer = telling.announcer();
     let at_work = opened(jobs, &opener, &environment.announcer).await?;
     let listener = listen::bind(whole.http_listen).await?;
+    let exchange = telling.exchange();
     let delivering = telling.start();
     serve_metrics(&whole, &environment).await?;
     let (control, commands) = node::control();
@@ -110,13 +111,17 @@ async fn be_the_node(
         Arc::<sftp_server::uploads::Uploads>::clone(&uploads),
     )
     .await?;
+    let (serving, let_in) = serving.unzip();
     let host = NodeHost::new(context, opener, arguments.job.clone())
         .telling(environment.announcer.clone())
+        .delivering(exchange)
+        .letting_in(let_in)
         .waiting_for(uploads);
     let key = key_source(context, &environment.store);
     let (store, clock) = (environment.store.clone(), Arc::clone(&environment.clock));
     let mut desk = Desk::new(host, store, clock, Some(control.clone()));
     let recalled = desk.recall().await?;
+    desk.serve_users().await;
     let node = Node::new(
         &desk,
         control,

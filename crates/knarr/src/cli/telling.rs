@@ -5,20 +5,21 @@
 //! way nothing is lost: what is to be told is in the database.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use knarr_core::Clock;
 use knarr_core::location::Location;
-use knarr_engine::announce::{Announcer, AnnouncerOptions, Before, Followed, JobHooks};
+use knarr_engine::announce::{Announcer, AnnouncerOptions, Before, JobHooks};
 use knarr_engine::node::Looks;
 use knarr_engine::outbox::notifier::{self, Notifier};
 use knarr_engine::outbox::shape::{Made, SecretRef, TargetShape};
-use knarr_engine::outbox::{LocalFile, Worker};
+use knarr_engine::outbox::{LocalFile, Waker, Worker};
 use knarr_fs::lock::{FileLock, LockError, LockMode};
 use knarr_store::events::EventId;
 use knarr_store::secrets::SecretValue;
 use knarr_store::{Reader, Store, StoreError};
+use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -46,16 +47,30 @@ pub(crate) enum Teller {
     OneRun,
 }
 
-/// Targets, rules and hooks of a configuration, ready to work.
-pub(crate) struct Telling {
-    announcer: Announcer,
-    store: Store,
-    teller: Teller,
+/// The targets of a configuration, ready to take messages.
+pub(crate) struct Receivers {
     worker: Worker,
     notifiers: Vec<Notifier>,
     targets: Vec<String>,
     followers: Vec<String>,
     stop: CancellationToken,
+}
+
+/// Where others are put in the place of the receivers at work. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Exchange {
+    next: Arc<(Mutex<Option<Receivers>>, Notify)>,
+    waker: Waker,
+    stop: CancellationToken,
+}
+
+/// Targets, rules and hooks of a configuration, ready to work.
+pub(crate) struct Telling {
+    announcer: Announcer,
+    store: Store,
+    teller: Teller,
+    receivers: Receivers,
+    exchange: Exchange,
 }
 
 /// Deliveries at work.
@@ -65,7 +80,7 @@ pub(crate) struct Delivering {
     teller: Teller,
     targets: Vec<String>,
     followers: Vec<String>,
-    stop: CancellationToken,
+    exchange: Exchange,
     has_lock: tokio::sync::watch::Receiver<bool>,
     task: JoinHandle<()>,
 }
@@ -81,10 +96,105 @@ impl Telling {
         store: &Store,
         teller: Teller,
     ) -> Result<Self, CommandError> {
+        let exchange = Exchange {
+            next: Arc::default(),
+            waker: Waker::default(),
+            stop: CancellationToken::new(),
+        };
+        let receivers = exchange.prepare(context, config, store).await?;
+        if teller == Teller::Node {
+            notifier::forget_others(store, &receivers.followers).await?;
+        }
+        let announcer = Announcer::new(AnnouncerOptions {
+            rules: config.rules.clone(),
+            waker: exchange.waker.clone(),
+            ..AnnouncerOptions::default()
+        });
+        announcer.set_followers(receivers.woken());
+        for job in config.jobs.values() {
+            announce(&announcer, job, context, config, store)?;
+        }
+        announcer.set_credentials(super::credentials::read(config, context.clock.now()));
+        Ok(Self {
+            announcer,
+            store: store.clone(),
+            teller,
+            receivers,
+            exchange,
+        })
+    }
+
+    /// Who tells.
+    pub(crate) fn announcer(&self) -> Announcer {
+        self.announcer.clone()
+    }
+
+    /// Where other receivers are put.
+    pub(crate) fn exchange(&self) -> Exchange {
+        self.exchange.clone()
+    }
+
+    /// Begins to deliver.
+    pub(crate) fn start(self) -> Delivering {
+        let Self {
+            announcer,
+            store,
+            teller,
+            receivers,
+            exchange,
+        } = self;
+        let (targets, followers) = (receivers.targets.clone(), receivers.followers.clone());
+        let (told, has_lock) = tokio::sync::watch::channel(false);
+        let (at_work, until, waiting) = (store.clone(), exchange.clone(), announcer.clone());
+        let task = tokio::spawn(async move {
+            let locks = at_work.directory().join("locks");
+            let Some(_lock) = lock(&locks, teller, &until.stop).await else {
+                return;
+            };
+            told.send_replace(true);
+            let rounds = async {
+                if teller == Teller::Node {
+                    waiting.rounds(&at_work, &until.stop).await;
+                }
+            };
+            tokio::join!(until.deliver(receivers), rounds);
+        });
+        Delivering {
+            announcer,
+            store,
+            teller,
+            targets,
+            followers,
+            exchange,
+            has_lock,
+            task,
+        }
+    }
+}
+
+impl Receivers {
+    /// What wakes those who follow events.
+    fn woken(&self) -> Vec<Arc<Notify>> {
+        self.notifiers.iter().map(Notifier::notify).collect()
+    }
+}
+
+impl Exchange {
+    /// Makes the targets of a configuration. Nothing is sent by that.
+    ///
+    /// # Errors
+    /// If a secret or a file of a target is missing, or the state does not work.
+    pub(crate) async fn prepare(
+        &self,
+        context: &Context,
+        config: &Config,
+        store: &Store,
+    ) -> Result<Receivers, CommandError> {
         let node = node_name(config);
-        let stop = CancellationToken::new();
+        let stop = self.stop.child_token();
         let clock: Arc<dyn Clock> = Arc::new(context.clock);
-        let mut worker = Worker::new(store.clone(), Arc::clone(&clock), &node, stop.clone());
+        let worker = Worker::new(store.clone(), Arc::clone(&clock), &node, stop.clone());
+        let mut worker = worker.woken_by(self.waker.clone());
         let (mut targets, mut notifiers, mut followers) = (Vec::new(), Vec::new(), Vec::new());
         for (name, shape) in &config.targets {
             match made(context, config, store, (name, shape), &node)? {
@@ -99,27 +209,7 @@ impl Telling {
                 }
             }
         }
-        if teller == Teller::Node {
-            notifier::forget_others(store, &followers).await?;
-        }
-        let announcer = Announcer::new(AnnouncerOptions {
-            rules: config.rules.clone(),
-            waker: worker.waker(),
-            followed: if notifiers.is_empty() {
-                Followed::No
-            } else {
-                Followed::Yes
-            },
-            followers: notifiers.iter().map(Notifier::notify).collect(),
-        });
-        for job in config.jobs.values() {
-            announce(&announcer, job, context, config, store)?;
-        }
-        announcer.set_credentials(super::credentials::read(config, context.clock.now()));
-        Ok(Self {
-            announcer,
-            store: store.clone(),
-            teller,
+        Ok(Receivers {
             worker,
             notifiers,
             targets,
@@ -128,54 +218,55 @@ impl Telling {
         })
     }
 
-    /// Who tells.
-    pub(crate) fn announcer(&self) -> Announcer {
-        self.announcer.clone()
+    /// Puts others in the place of those at work. What waits for a target that is there no more stays.
+    ///
+    /// # Errors
+    /// If the state cannot be written.
+    pub(crate) async fn replace(
+        &self,
+        receivers: Receivers,
+        announcer: &Announcer,
+        store: &Store,
+    ) -> Result<(), CommandError> {
+        announcer.set_followers(receivers.woken());
+        let followers = receivers.followers.clone();
+        let (next, changed) = &*self.next;
+        *next.lock().unwrap_or_else(PoisonError::into_inner) = Some(receivers);
+        changed.notify_one();
+        Ok(notifier::forget_others(store, &followers).await?)
     }
 
-    /// Begins to deliver.
-    pub(crate) fn start(self) -> Delivering {
-        let Self {
-            announcer,
-            store,
-            teller,
-            worker,
-            notifiers,
-            targets,
-            followers,
-            stop,
-        } = self;
-        let (told, has_lock) = tokio::sync::watch::channel(false);
-        let (at_work, until, waiting) = (store.clone(), stop.clone(), announcer.clone());
-        let task = tokio::spawn(async move {
-            let locks = at_work.directory().join("locks");
-            let Some(_lock) = lock(&locks, teller, &until).await else {
-                return;
-            };
-            told.send_replace(true);
+    /// Delivers until it is stopped: with these, then with those that come in their place.
+    async fn deliver(&self, first: Receivers) {
+        let (next, changed) = &*self.next;
+        let mut present = Some(first);
+        while let Some(receivers) = present.take() {
             let mut tasks = JoinSet::new();
-            tasks.spawn(worker.run());
-            for notifier in notifiers {
+            tasks.spawn(receivers.worker.run());
+            for notifier in receivers.notifiers {
                 tasks.spawn(notifier.run());
             }
-            if teller == Teller::Node {
-                tasks.spawn(async move { waiting.rounds(&at_work, &until).await });
+            let others = async {
+                loop {
+                    changed.notified().await;
+                    let others = next.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    // Nothing is there if two came and the second was taken with the first.
+                    if let Some(others) = others {
+                        return others;
+                    }
+                }
+            };
+            tokio::select! {
+                () = self.stop.cancelled() => {}
+                others = others => present = Some(others),
             }
+            // Never two at once: what one of them sends would be sent by the other, too.
+            receivers.stop.cancel();
             while let Some(ended) = tasks.join_next().await {
                 if let Err(error) = ended {
                     tracing::error!("a part of what tells people stopped with a bug: {error}");
                 }
             }
-        });
-        Delivering {
-            announcer,
-            store,
-            teller,
-            targets,
-            followers,
-            stop,
-            has_lock,
-            task,
         }
     }
 }
@@ -192,7 +283,7 @@ impl Delivering {
                 .ok();
             self.tell_what_waits().await;
         }
-        self.stop.cancel();
+        self.exchange.stop.cancel();
         tokio::time::timeout(STOPPING, self.task).await.ok();
     }
 

@@ -2,12 +2,14 @@
 
 mod conditions;
 mod endpoints;
+mod extras;
 mod http;
 mod publish;
 mod schedule;
 mod sftp_server;
 mod steps;
 mod telling;
+mod written;
 
 pub(super) use schedule::wrong_followers;
 
@@ -18,18 +20,19 @@ use std::time::Duration;
 
 use knarr_core::job::{After, Deletes};
 use knarr_core::location::{Location, LocationError};
+use knarr_core::parameters::Parameters;
 use knarr_core::pattern::Pattern;
-use knarr_core::retry::RetryPolicy;
 use knarr_core::template::Template;
 use knarr_core::units::{ByteSize, Span};
 use knarr_core::{RelPath, path::PathError};
+use knarr_engine::Digest;
 
 use crate::config::network::Origin;
 use crate::config::node::{Key, Node, Value};
 use crate::config::problem::Problem;
 use crate::config::read::{At, Many, read};
 use crate::config::resolved::{Config, Destination, Job};
-use crate::config::shape::{JobShape, NodeShape, RetryShape};
+use crate::config::shape::{JobShape, NodeShape};
 use crate::config::{Bases, loops};
 use crate::environment::normal;
 use crate::suggest;
@@ -173,6 +176,7 @@ impl Checker<'_> {
                 .map(|retention| self.retention(&retention))
                 .unwrap_or_default();
         }
+        config.written = written::sections(root);
         let endpoints = self.section(root, "endpoints");
         self.endpoint_names = endpoints
             .iter()
@@ -288,16 +292,21 @@ impl Checker<'_> {
             None => jiff::tz::TimeZone::system(),
             Some(zone) => self.time_zone(zone, place.of("timezone")),
         };
-        let meant = self.meant(&shape, &time_zone, place);
+        let parameters = self.parameters(&shape, place);
+        let acknowledge = self.acknowledge(&shape, &parameters, place);
+        let own = acknowledge.as_ref();
+        let own = own.and_then(|acknowledge| acknowledge.is_own.clone());
+        let meant = self.meant(&shape, &parameters, own, &time_zone, place);
         let pattern = meant
             .as_ref()
             .and_then(|meant| meant.filter.pattern.as_ref());
-        let to = self.destination(&shape.to, pattern, place);
+        let to = self.destination(&shape.to, pattern, &parameters, place);
         let retry = self.retry(&shape.retry, place);
         let bandwidth = self.bandwidth(shape.bandwidth.as_ref(), &place.of("bandwidth"));
         let after = self.after(shape.after.as_ref(), place);
         let key_files = self.steps(&shape, place);
         let (publish, manifest) = (self.publish(&shape, place), self.manifest(&shape, place));
+        let duplicates = self.duplicates(&shape, place);
         if let Some(deletes) = &shape.deletes
             && deletes.value == Deletes::Mirror
             && after != After::Keep
@@ -332,7 +341,10 @@ impl Checker<'_> {
         let drift = pause(shape.verify_destination.as_ref(), usual_drift);
         let schedules = self.schedules(&shape, &time_zone, place);
         let hooks = self.hooks(&shape, place);
-        let meant = meant?;
+        let mut meant = meant?;
+        if acknowledge.as_ref().is_some_and(|own| own.needs_sha256()) {
+            meant.checks.digest = Digest::Sha256;
+        }
         let mut settle = shape.matching.settle.map(|span| span.0);
         let after_upload: Vec<String> = shape
             .after_upload
@@ -358,6 +370,10 @@ impl Checker<'_> {
             matching: meant.matching,
             choice: meant.choice,
             conditions: meant.conditions,
+            parameters,
+            acknowledge,
+            duplicates,
+            priority: shape.priority.unwrap_or_default(),
             checks: meant.checks,
             temporary: shape.matching.temporary.unwrap_or_default(),
             settle,
@@ -411,10 +427,11 @@ impl Checker<'_> {
         &mut self,
         to: &At<String>,
         pattern: Option<&Pattern>,
+        parameters: &Parameters,
         place: Place<'_>,
     ) -> Option<Destination> {
         let (base, template) = split_destination(&to.value);
-        let template = Template::parse_with(template, pattern)
+        let template = Template::parse_for(template, pattern, &parameters.names())
             .map_err(|error| self.problem(place.of("to"), &to.span, error.to_string()));
         let base = self.location(base, &to.span, place.of("to"));
         Some(Destination {
@@ -493,27 +510,6 @@ impl Checker<'_> {
             self.problem(place.of("after.rename"), &after.span, message);
         }
         after.value.clone()
-    }
-
-    fn retry(&mut self, shape: &RetryShape, place: Place<'_>) -> RetryPolicy {
-        let usual = RetryPolicy::default();
-        let pause = |pause: Option<&At<Span>>, usual| pause.map_or(usual, |span| span.value.0);
-        let from = pause(shape.from.as_ref(), usual.from);
-        let to = pause(shape.to.as_ref(), usual.to.max(from));
-        let attempts = shape.attempts.as_ref();
-        if let Some(attempts) = attempts.filter(|attempts| attempts.value == 0) {
-            let message = "this has to be at least 1";
-            self.problem(place.of("retry.attempts"), &attempts.span, message);
-        }
-        if let Some(longest) = shape.to.as_ref().filter(|_longest| to < from) {
-            let message = "the longest pause is shorter than the first";
-            self.problem(place.of("retry.to"), &longest.span, message);
-        }
-        RetryPolicy {
-            attempts: attempts.map_or(usual.attempts, |attempts| attempts.value),
-            from,
-            to,
-        }
     }
 
     /// A local path, from the root: `~/` is the home, the rest is relative to the configuration.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use knarr_core::job::{After, Deletes, Publish, Verify};
+use knarr_core::job::{After, Deletes, Priority, Publish, Verify};
 use knarr_core::location::Location;
 use knarr_core::plan::{IfExists, SymlinkPolicy};
 use knarr_core::units::{ByteSize, Span};
@@ -22,23 +22,43 @@ use crate::config::check::{Checker, Place};
 use crate::config::node::{Key, Node, Value};
 use crate::config::problem::Problem;
 use crate::config::read::{At, Many, read};
-use crate::config::resolved::{Config, Endpoint, Job};
+use crate::config::resolved::{Config, Endpoint, Job, ServedUser};
 use crate::config::shape::{
-    HooksShape, HoursShape, JobShape, MatchShape, RetryShape, ScheduleShape, SecretSource,
+    AcknowledgeShape, HooksShape, HoursShape, JobShape, MatchShape, ParameterShape, RetryShape,
+    ScheduleShape, SecretSource, ServerUserShape,
 };
 use crate::config::{Bases, ConfigProblems, check, loops};
 use crate::suggest;
 
-/// Steps that name no file of the node.
-const STEPS: [&str; 6] = [
+/// Steps that can do without a file of the node: keys are secrets, or stand there themselves.
+const STEPS: [&str; 9] = [
     "decompress",
     "compress",
     "extract",
     "archive",
     "checksum",
     "rename",
+    "decrypt",
+    "encrypt",
+    "sign",
 ];
-const SECTIONS: [&str; 2] = ["endpoints", "jobs"];
+const SECTIONS: [&str; 3] = ["endpoints", "jobs", "sftp_server"];
+/// What may be said of a user of the SFTP server: no file with keys, and of a password only the hash.
+const USER_KEYS: [&str; 13] = [
+    "enabled",
+    "expires",
+    "networks",
+    "key",
+    "authority",
+    "password_hash",
+    "require",
+    "connections",
+    "root",
+    "mounts",
+    "permissions",
+    "paths",
+    "quota",
+];
 
 /// Who wrote a definition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -81,6 +101,10 @@ struct NetworkJob {
     http_token: Option<SecretSource>,
     #[serde(default)]
     window: Many<At<HoursShape>>,
+    #[serde(default)]
+    parameters: BTreeMap<String, At<ParameterShape>>,
+    acknowledge: Option<At<AcknowledgeShape>>,
+    priority: Option<Priority>,
 }
 
 impl From<NetworkJob> for JobShape {
@@ -107,6 +131,9 @@ impl From<NetworkJob> for JobShape {
             timezone: job.timezone,
             http_token: job.http_token,
             window: job.window,
+            parameters: job.parameters,
+            acknowledge: job.acknowledge,
+            priority: job.priority,
             after_upload: Many::default(),
             // They can name a scanner, and commands.
             checks: Many::default(),
@@ -123,6 +150,8 @@ pub(crate) struct Addition {
     pub(crate) endpoints: Vec<(Endpoint, String)>,
     /// Jobs, each with its definition as JSON.
     pub(crate) jobs: Vec<(Job, String)>,
+    /// Users of the SFTP server, each with its definition as JSON.
+    pub(crate) users: Vec<(ServedUser, String)>,
 }
 
 /// Reads a document that came over the network, and checks it together with what is there.
@@ -265,7 +294,91 @@ impl Checker<'_> {
             }
         }
         self.check_together(&combined, &spans);
+        addition.users = self.network_users(root, there);
         addition
+    }
+
+    /// The users of the SFTP server of a document.
+    fn network_users(&mut self, root: &Node, there: &Config) -> Vec<(ServedUser, String)> {
+        let Some((key, section)) = root.get("sftp_server") else {
+            return Vec::new();
+        };
+        if let Value::Map(entries) = &section.value {
+            for (key, _value) in entries.iter().filter(|(key, _)| key.name != "users") {
+                let message = format!("`{}` cannot come over the network", key.name);
+                let help = "of the section `sftp_server` only `users` can";
+                let place = format!("sftp_server.{}", key.name);
+                self.helped(place, &key.span, message, help);
+            }
+        }
+        let mut users = Vec::new();
+        let written = self.section(section, "users");
+        if !written.is_empty() && there.sftp_server.is_none() {
+            let message = "the node has no SFTP server".to_owned();
+            let help = "its file needs a section `sftp_server`, and the node a new start";
+            self.helped("sftp_server".to_owned(), &key.span, message, help);
+        }
+        for (key, node) in written {
+            self.name_of("user", "sftp_server.users", key);
+            let place = format!("sftp_server.users.{}", key.name);
+            self.check_user(node, &place);
+            let Some(shape) = self.keep(read::<ServerUserShape>(node, &place, &key.span)) else {
+                continue;
+            };
+            if let Some(user) = self.served_user(key, &shape, None, Place(&place)) {
+                users.push((user, node.json()));
+            }
+        }
+        users
+    }
+
+    /// No key but those that are let in, and places as those of jobs are.
+    fn check_user(&mut self, node: &Node, place: &str) {
+        let Value::Map(entries) = &node.value else {
+            return;
+        };
+        for (key, value) in entries {
+            if !USER_KEYS.contains(&key.name.as_str()) {
+                let message = format!("`{}` cannot come over the network", key.name);
+                let help = match key.name.as_str() {
+                    "password" => {
+                        "give its hash: `knarr sftp-server hash-password` prints it".to_owned()
+                    }
+                    name => suggest::help(name, &USER_KEYS, "possible keys"),
+                };
+                self.helped(format!("{place}.{}", key.name), &key.span, message, &help);
+                continue;
+            }
+            match (key.name.as_str(), &value.value) {
+                ("root", _) => self.check_place(value, format!("{place}.root")),
+                ("mounts", Value::Map(mounts)) => {
+                    for (name, mount) in mounts {
+                        if let Some((_, root)) = mount.get("root") {
+                            self.check_place(root, format!("{place}.mounts.{}", name.name));
+                        }
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// An endpoint, or a local path that begins with `/`.
+    fn check_place(&mut self, node: &Node, place: String) {
+        let Value::Text(text) = &node.value else {
+            return;
+        };
+        match Location::parse(text) {
+            Ok(Location::Sftp { .. } | Location::Object { .. }) => self.helped(
+                place,
+                &node.span,
+                "over the network a place is named by an endpoint".to_owned(),
+                "put it under `endpoints`, with its credentials as { secret: NAME }",
+            ),
+            Ok(Location::Local { path }) => self.check_path(&path, &node.span, place),
+            // An endpoint; what is none is told elsewhere.
+            Ok(Location::Endpoint { .. }) | Err(_) => {}
+        }
     }
 
     /// What only shows when all jobs are looked at.
@@ -286,7 +399,13 @@ impl Checker<'_> {
     /// Local paths are absolute, other places are endpoints, and steps name no file.
     fn check_job(&mut self, job: &NetworkJob, place: Place<'_>) {
         let watched = job.watch.0.iter().map(|path| ("watch", path));
-        let others = [("from", job.from.as_ref()), ("to", Some(&job.to))];
+        let acknowledge = job.acknowledge.as_ref();
+        let acknowledge = acknowledge.and_then(|acknowledge| acknowledge.value.to.as_ref());
+        let others = [
+            ("from", job.from.as_ref()),
+            ("to", Some(&job.to)),
+            ("acknowledge.to", acknowledge),
+        ];
         let others = others
             .into_iter()
             .filter_map(|(name, written)| Some((name, written?)));
@@ -309,6 +428,11 @@ impl Checker<'_> {
             if !STEPS.contains(&step.name()) {
                 let message = format!("the step `{}` cannot come over the network", step.name());
                 let help = "a job of the file can have it";
+                self.helped(place.of("steps"), &job.steps.span, message, help);
+            } else if let Some(file) = step.references().files.first() {
+                let name = step.name();
+                let message = format!("`{file}` of the step `{name}` would be a file of the node");
+                let help = "over the network keys are names of secrets, or age recipients";
                 self.helped(place.of("steps"), &job.steps.span, message, help);
             }
         }
@@ -402,16 +526,25 @@ mod tests {
             (format!("jobs: {{ a1: {{ {job}, scanner: {{ command: [id] }} }} }}"), "scanner"),
             (format!("jobs: {{ a1: {{ {job}, steps: [{{ command: [id] }}] }} }}"), "command"),
             (format!("jobs: {{ a1: {{ {job}, steps: [{{ verify: {{ signed_by: [/k] }} }}] }} }}"), "verify"),
+            (format!("jobs: {{ a1: {{ {job}, steps: [{{ decrypt: {{ pgp: k, signed_by: [/k] }} }}] }} }}"), "a file of the node"),
+            (format!("jobs: {{ a1: {{ {job}, steps: [{{ encrypt: {{ age: {{ recipients: [/k] }} }} }}] }} }}"), "a file of the node"),
             (format!("jobs: {{ a1: {{ {job}, http_token: {{ env: HOME }} }} }}"), "environment"),
             ("jobs: { a1: { from: in, to: /out } }".to_owned(), "begins with"),
             ("jobs: { a1: { from: /in, to: \"~/out\" } }".to_owned(), "begins with"),
             ("jobs: { a1: { watch: in, to: /out } }".to_owned(), "begins with"),
             ("jobs: { a1: { from: \"s3://b/\", to: /out } }".to_owned(), "by an endpoint"),
             ("jobs: { a1: { from: \"sftp://h/\", to: /out } }".to_owned(), "by an endpoint"),
+            (format!("jobs: {{ a1: {{ {job}, acknowledge: {{ file: \"{{name}}.ok\", to: x }} }} }}"), "begins with"),
             ("targets: { t1: { command: [id] } }".to_owned(), "targets"),
             ("alerts: { t1: { to: t1 } }".to_owned(), "alerts"),
             ("node: { state: /tmp }".to_owned(), "node"),
             ("sftp_server: { listen: x }".to_owned(), "sftp_server"),
+            ("sftp_server: { users: { anna: { key_file: /k, root: /srv } } }".to_owned(), "key_file"),
+            ("sftp_server: { users: { anna: { password: { env: P }, root: /srv } } }".to_owned(), "hash-password"),
+            ("sftp_server: { users: { anna: { password_hash: hunter2, root: /srv } } }".to_owned(), "password_hash"),
+            ("sftp_server: { users: { anna: { root: srv } } }".to_owned(), "begins with"),
+            ("sftp_server: { users: { anna: { mounts: { /in: { root: \"sftp://h/\" } } } } }".to_owned(), "by an endpoint"),
+            ("sftp_server: { users: { anna: { root: /srv } } }".to_owned(), "nothing to log in by"),
             ("endpoints: { e1: { type: sftp, host: h1, key: /k, password: { secret: s } } }".to_owned(), "key"),
             ("endpoints: { e1: { type: sftp, host: h1, known_hosts: /k, password: { secret: s } } }".to_owned(), "known_hosts"),
             ("endpoints: { e1: { type: sftp, host: h1, agent: true, password: { secret: s } } }".to_owned(), "agent"),
@@ -425,6 +558,16 @@ mod tests {
         ] {
             assert!(refused(&text).contains(told), "{text}: {}", refused(&text));
         }
+    }
+
+    #[test]
+    fn steps_with_keys_that_are_secrets_come_over_the_network() {
+        let text = "jobs: { a1: { from: /in, to: /out, steps: [{ decrypt: { pgp: partner-key } }, \
+                    { sign: { pgp: own-key } }] } }";
+        let parsed = super::parse(text, Path::new("document"), &Config::default(), None);
+        let addition = parsed.unwrap_or_else(|problems| panic!("{:?}", problems.data()));
+        let (job, _json) = addition.jobs.first().expect("one job");
+        assert!(job.key_files.is_empty());
     }
 
     #[test]

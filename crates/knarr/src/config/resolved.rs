@@ -8,9 +8,11 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use knarr_core::alert::Rule;
 use knarr_core::filter::Filter;
-use knarr_core::job::{After, Deletes, Verify};
+use knarr_core::job::{After, Deletes, Priority, Verify};
 use knarr_core::location::{Location, ObjectStoreKind};
 use knarr_core::matching::Matching;
+use knarr_core::parameters::Parameters;
+use knarr_core::phrase::{About, Phrase};
 use knarr_core::plan::{IfExists, SymlinkPolicy};
 use knarr_core::retry::RetryPolicy;
 use knarr_core::schedule::Schedule;
@@ -18,7 +20,7 @@ use knarr_core::template::Template;
 use knarr_engine::announce::BeforeShape;
 use knarr_engine::conditions::{Choice, Conditions};
 use knarr_engine::outbox::shape::TargetShape;
-use knarr_engine::{FileChecks, ManifestSpec, Publish};
+use knarr_engine::{Duplicates, FileChecks, ManifestSpec, Publish};
 use knarr_steps::StepSpec;
 
 use crate::config::network::Origin;
@@ -172,6 +174,9 @@ pub struct SftpSettings {
     pub host_keys: Vec<String>,
     /// The file of known hosts, instead of the usual ones; absolute.
     pub known_hosts: Option<PathBuf>,
+    /// Who wrote it: what came over the network logs in with the secrets that it names, and with nothing else
+    /// that the node has.
+    pub(crate) origin: Origin,
 }
 
 /// How to reach a prefix in a bucket. Nothing here is a secret itself.
@@ -255,6 +260,14 @@ pub struct Job {
     pub conditions: Conditions,
     /// What is asked of each file's content.
     pub checks: FileChecks,
+    /// What whoever asks for a run may say.
+    pub parameters: Parameters,
+    /// How whoever the files come from is told of their delivery.
+    pub acknowledge: Option<AcknowledgeSettings>,
+    /// What becomes of a file whose content was delivered before; nothing: it is delivered.
+    pub duplicates: Option<Duplicates>,
+    /// Which jobs go first.
+    pub priority: Priority,
     /// What to do with temporary names.
     pub temporary: TemporaryFiles,
     /// How long a file must not have changed, where nothing better says that it is complete.
@@ -291,6 +304,28 @@ pub struct Job {
     pub verify_destination: Option<Duration>,
     /// The zone of dates in the destination.
     pub time_zone: TimeZone,
+}
+
+/// How whoever the files come from is told of their delivery.
+#[derive(Debug, Clone)]
+pub struct AcknowledgeSettings {
+    /// Where to; the source, if it is nothing. Local paths are absolute.
+    pub to: Option<Location>,
+    /// The path of the file there.
+    pub file: Phrase,
+    /// What it holds.
+    pub content: Phrase,
+    /// Whether each file has one, or each run that delivered something.
+    pub per: About,
+    /// A glob of what lies at the source and is an acknowledgement.
+    pub(crate) is_own: Option<String>,
+}
+
+impl AcknowledgeSettings {
+    /// Whether the SHA-256 of each file has to be known.
+    pub(crate) fn needs_sha256(&self) -> bool {
+        self.file.needs_sha256() || self.content.needs_sha256()
+    }
 }
 
 /// A directory somewhere, and the template of the paths below it.

@@ -1,13 +1,14 @@
 //! The configuration as it is written. What these types and their comments say is the JSON Schema.
 
 mod checks;
+mod extras;
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
 use knarr_core::choose::Order;
-use knarr_core::job::{After, Deletes, ManifestFormat, Publish, Verify};
+use knarr_core::job::{After, Deletes, ManifestFormat, Priority, Publish, Verify};
 use knarr_core::plan::{IfExists, SymlinkPolicy};
 use knarr_core::schedule::{Missed, Overlap};
 use knarr_core::units::{ByteSize, Span};
@@ -18,7 +19,8 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::checks::{CheckShape, HoursShape, ScanShape};
+pub(super) use self::checks::{CheckShape, DuplicatesShape, HoursShape, ScanShape};
+pub(super) use self::extras::{AcknowledgeShape, ParameterShape, PerShape};
 use crate::config::read::{At, Many, SECRET};
 
 mod sftp_server;
@@ -339,6 +341,14 @@ pub(super) struct JobShape {
     /// on from there.
     #[serde(default)]
     pub(super) window: Many<At<HoursShape>>,
+    /// What whoever asks for a run may say, by name: `knarr job run JOB --set NAME=VALUE`.
+    #[serde(default)]
+    pub(super) parameters: BTreeMap<String, At<ParameterShape>>,
+    /// Which jobs go first where several wait for the transfers of an endpoint (`limits.transfers`), or for
+    /// one of the 32 runs at once: `high`, `normal` (default) or `low`.
+    pub(super) priority: Option<Priority>,
+    /// A file that tells whoever the files come from that they were delivered.
+    pub(super) acknowledge: Option<At<AcknowledgeShape>>,
     /// What is done to the content on its way.
     #[serde(default)]
     #[schemars(length(max = 16))]

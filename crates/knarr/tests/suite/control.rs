@@ -1,6 +1,8 @@
 //! Verbs at a running node, over its socket.
 
+mod changes;
 mod http;
+mod parameters;
 mod socket;
 
 use std::fs;

@@ -81,7 +81,7 @@ fn a_reader_that_leaves_is_no_error() {
 }
 
 /// All commands, with those below others.
-const COMMANDS: [&str; 55] = [
+const COMMANDS: [&str; 62] = [
     "run",
     "run ls",
     "run show",
@@ -115,6 +115,8 @@ const COMMANDS: [&str; 55] = [
     "endpoint",
     "endpoint ls",
     "endpoint test",
+    "endpoint pause",
+    "endpoint resume",
     "endpoint rm",
     "reload",
     "events",
@@ -134,6 +136,11 @@ const COMMANDS: [&str; 55] = [
     "secret ls",
     "secret rm",
     "sftp-server",
+    "user",
+    "user ls",
+    "user add",
+    "user update",
+    "user rm",
     "schema",
     "completions",
     "man",

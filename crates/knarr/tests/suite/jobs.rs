@@ -267,6 +267,62 @@ fn what_is_wrong_with_a_schedule_or_an_order_of_jobs_is_told_where_it_stands() {
             "from: a/\n    to: b/\n    after: { rename: a/b }",
             "added to the name",
         ),
+        (
+            "from: a/\n    to: b/\n    checks: [{ scan: { icap: \"http://scanner/x\" } }]",
+            "is not the URL of an ICAP service",
+        ),
+        (
+            "from: a/\n    to: b/\n    checks: [{ scan: { icap: \"icap://s/x\", command: [/bin/true] } }]",
+            "not both",
+        ),
+        (
+            "from: a/\n    to: b/\n    checks: [{ duplicates: skip }]\n    deletes: mirror",
+            "another file of the same content stands for",
+        ),
+        (
+            "from: a/\n    to: b/\n    checks: [{ duplicates_within: 1d }]",
+            "how long contents are remembered",
+        ),
+        (
+            "from: a/\n    to: b/\n    acknowledge: { file: \"{name}\" }",
+            "could have such a name",
+        ),
+        (
+            "from: a/\n    to: b/\n    acknowledge: { file: \"{name}.ok\", content: \"{secret}\" }",
+            "`{secret}` is not a placeholder here",
+        ),
+        (
+            "from: a/\n    to: b/\n    acknowledge: { file: \"{name}.ok\", per: run }",
+            "`{name}` is not a placeholder here: use {files}",
+        ),
+        (
+            "watch: a/\n    to: b/\n    acknowledge: { file: \"ok-{run}\", per: run }",
+            "has no runs; it can acknowledge each file",
+        ),
+        (
+            "from: a/\n    to: b/\n    parameters: { Day: { default: x } }",
+            "cannot be the name of a parameter",
+        ),
+        (
+            "from: a/\n    to: b/\n    parameters: { day: { default: x, pattern: \"[0-9]+\" } }",
+            "is not a value of the parameter `day`",
+        ),
+        (
+            "from: a/\n    to: b/\n    parameters: { day: {} }\n    schedule: { cron: \"* * * * *\" }",
+            "nobody gives it a value when the job runs by itself",
+        ),
+        (
+            "from: a/\n    to: \"b/{param.day}/\"",
+            "`{param.day}` is not a placeholder",
+        ),
+        (
+            "from: a/\n    to: b/\n    match: { include: \"{param.day}.csv\" }",
+            "has no parameter `day`",
+        ),
+        (
+            "watch: a/\n    to: b/\n    parameters: { day: { default: x } }",
+            "no runs that anybody could give values to",
+        ),
     ] {
         let place = Place::new();
         place.write("knarr.yaml", format!("jobs:\n  first:\n    {job}\n"));

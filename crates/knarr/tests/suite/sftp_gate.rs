@@ -309,3 +309,63 @@ fn what_is_wrong_in_the_section_is_told_all_at_once() {
         done.stderr
     );
 }
+
+#[test]
+fn users_are_added_changed_and_removed_while_the_server_runs() {
+    let (place, port) = configured("");
+    let running = Running::start(&place, &["run"], port);
+    let added = |text: String| place.run_with_input(&["user", "add", "-"], text.as_bytes());
+    let key = std::fs::read_to_string(place.path("id.pub")).unwrap();
+    let key = key.trim();
+    std::fs::create_dir(place.path("gamma")).unwrap();
+    let root = place.path("gamma").display().to_string();
+    let user = |more: &str| {
+        format!("sftp_server: {{ users: {{ gamma: {{ key: {key}, root: {root}{more} }} }} }}")
+    };
+    let batch = |name: &str, script: &str| running.sftp(&place, name, &[], script);
+    assert!(!batch("gamma", "ls\n").status.success(), "not known yet");
+    let refused = added(format!(
+        "sftp_server: {{ users: {{ gamma: {{ key_file: /k, root: {root} }} }} }}"
+    ));
+    assert_eq!(refused.code, 2, "{refused:?}");
+    let acme = added(format!(
+        "sftp_server: {{ users: {{ acme: {{ key: {key}, root: {root} }} }} }}"
+    ));
+    assert!(
+        acme.code == 2 && acme.stderr.contains("stands in the node's file"),
+        "{acme:?}"
+    );
+    assert_eq!(added(user("")).good(), "added       user gamma\n");
+    place.write("local", "content");
+    let put = format!("put {} there\n", place.path("local").display());
+    good(&batch("gamma", &put));
+    assert!(place.path("gamma/there").exists());
+    let listed = place.run(&["user", "ls"]).good();
+    assert!(
+        listed.contains("gamma") && listed.contains("added"),
+        "{listed}"
+    );
+    assert!(!listed.contains("$argon2"), "{listed}");
+    let update = user(", permissions: read_only");
+    let updated = place.run_with_input(&["user", "update", "-"], update.as_bytes());
+    assert!(updated.good().starts_with("changed"));
+    assert!(
+        !batch("gamma", &put).status.success(),
+        "only to be read now"
+    );
+    good(&batch("gamma", "ls\n"));
+    // A reload takes over the users of the file, and leaves those that were added.
+    let file = std::fs::read_to_string(place.path("knarr.yaml")).unwrap();
+    let without = file.replace("permissions: read_only", "permissions: none");
+    place.write("knarr.yaml", without);
+    let reloaded = place.run(&["reload"]).good();
+    assert!(reloaded.contains("sftp_server.users"), "{reloaded}");
+    assert!(!batch("acme", "get out/report /dev/null\n").status.success());
+    good(&batch("gamma", "ls\n"));
+    drop(running);
+    let running = Running::start(&place, &["run"], port);
+    good(&running.sftp(&place, "gamma", &[], "ls\n"));
+    place.run(&["user", "rm", "gamma"]).good();
+    assert!(!running.sftp(&place, "gamma", &[], "ls\n").status.success());
+    assert_eq!(place.run(&["user", "rm", "acme"]).code, 2, "of the file");
+}

@@ -1,5 +1,7 @@
 //! What a node is asked for while it runs.
 
+use std::collections::BTreeMap;
+
 use tokio::sync::oneshot;
 
 use crate::error::EngineError;
@@ -8,13 +10,19 @@ use crate::node::control::{Asked, Command, ControlError, JobNow, Reply, RunEnd, 
 use crate::node::supervisor::{Leaving, Since, Slot, Supervisor, Work};
 use crate::pickup::Cause;
 
+use knarr_core::Timestamp;
 use knarr_core::schedule::Overlap;
 
 impl Supervisor {
     pub(super) async fn obey(&mut self, command: Command) -> Result<(), EngineError> {
         match command {
-            Command::Start { job, cause, reply } => {
-                let asked = self.asked(&job, cause);
+            Command::Start {
+                job,
+                cause,
+                given,
+                reply,
+            } => {
+                let asked = self.asked(&job, cause, given);
                 answer(reply, asked);
             }
             Command::CancelJob { job, reply } => {
@@ -41,11 +49,17 @@ impl Supervisor {
         Ok(())
     }
 
-    fn asked(&mut self, name: &str, cause: Cause) -> Result<Asked, ControlError> {
+    fn asked(
+        &mut self,
+        name: &str,
+        cause: Cause,
+        given: BTreeMap<String, String>,
+    ) -> Result<Asked, ControlError> {
         let job = name.to_owned();
-        if !self.slots.contains_key(name) {
+        let Some(slot) = self.slots.get(name) else {
             return Err(ControlError::Unknown { job });
-        }
+        };
+        let waits = slot.waits.clone();
         let Some((runs, leaving)) = self.runs(name) else {
             return Err(ControlError::Watches { job });
         };
@@ -56,9 +70,16 @@ impl Supervisor {
             let run = running.told.run();
             return Err(ControlError::UnderWay { job, run });
         }
+        if let (Some(reason), Cause::Manual) = (waits, cause) {
+            return Err(ControlError::Waits { job, reason });
+        }
+        if let Err(reason) = runs.job.pickup.job.parameters.resolve(&given) {
+            return Err(ControlError::Parameters { job, reason });
+        }
         let (begun, begun_receiver) = oneshot::channel();
         let (ended, ended_receiver) = oneshot::channel::<RunEnd>();
         let waiters = Waiters {
+            given,
             begun: vec![begun],
             ended: vec![ended],
         };
@@ -118,34 +139,40 @@ impl Supervisor {
         job: NodeJob,
         before: Option<Slot>,
     ) -> Result<(), EngineError> {
-        let fired_until = match before.as_ref().map(|slot| &slot.work) {
-            Some(Work::Runs(runs)) => runs.fired_until,
-            Some(Work::Watches(_)) | None => {
-                let now = self.environment.clock.now();
-                if matches!(job, NodeJob::Runs(_)) {
-                    self.store_fired(vec![(name.clone(), now)]).await?;
-                }
-                now
-            }
+        let (fired_until, queued) = match before.map(|slot| slot.work) {
+            Some(Work::Runs(runs)) => (runs.fired_until, runs.queued),
+            Some(Work::Watches(_)) | None => (self.fired(&name, &job).await?, None),
         };
+        let (paused, waits) = self.pauses_of(&name, job.endpoints()).await?;
         let mut slot = Slot::new(job, fired_until, Since::Later);
-        slot.paused = match before {
-            Some(before) => before.paused,
-            None => self.is_paused(&name).await?,
-        };
+        (slot.paused, slot.waits) = (paused, waits);
+        if let Work::Runs(runs) = &mut slot.work {
+            runs.uploaded = queued
+                .as_ref()
+                .is_some_and(|(cause, _)| *cause == Cause::Upload);
+            runs.queued = queued;
+        }
         self.slots.insert(name.clone(), slot);
         self.watch(&name);
-        Ok(())
+        self.go_on(&name);
+        self.finish_publications_of(Some(&name)).await
     }
 
-    async fn is_paused(&self, name: &str) -> Result<bool, EngineError> {
-        let name = name.to_owned();
-        let read = self
-            .environment
-            .store
-            .read_async(move |reader| reader.job_state(&name));
-        let state = read.await.map_err(EngineError::Store)?;
-        Ok(state.is_some_and(|state| state.paused.is_some()))
+    /// Until when the times of a job were dealt with. One that is seen for the first time has missed nothing.
+    async fn fired(&self, name: &str, job: &NodeJob) -> Result<Timestamp, EngineError> {
+        let now = self.environment.clock.now();
+        if !matches!(job, NodeJob::Runs(_)) {
+            return Ok(now);
+        }
+        let of = name.to_owned();
+        let store = &self.environment.store;
+        let state = store.read_async(move |reader| reader.job_state(&of)).await;
+        let state = state.map_err(EngineError::Store)?;
+        if let Some(until) = state.and_then(|state| state.fired_until) {
+            return Ok(until);
+        }
+        self.store_fired(vec![(name.to_owned(), now)]).await?;
+        Ok(now)
     }
 
     /// Has what is running of a job end; then `next` takes its place, or nothing does.
@@ -164,7 +191,12 @@ impl Supervisor {
             running.cancel.cancel();
         }
         if let Work::Runs(runs) = &mut slot.work {
+            // What was uploaded, or is half visible, waits for the next version of the job, too.
+            let owed = runs.owed();
             runs.queued = None;
+            if let Some(cause) = owed {
+                runs.queue(cause, Waiters::default());
+            }
         }
         let leaving = slot.leaving.get_or_insert_with(|| Leaving {
             next: None,
@@ -202,6 +234,7 @@ impl Supervisor {
             name: name.clone(),
             running: slot.under_way().into_iter().map(|run| run.now()).collect(),
             problem: slot.problem.clone(),
+            waits: slot.waits.clone(),
         };
         self.slots.iter().map(now).collect()
     }

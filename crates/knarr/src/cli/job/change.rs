@@ -15,13 +15,13 @@ use crate::output::{Format, Output, Style};
 
 /// Whether names have to be new, or have to be there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Put {
+pub(crate) enum Put {
     Add,
     Update,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PauseVerb {
+pub(crate) enum PauseVerb {
     Begin,
     End,
 }
@@ -54,7 +54,8 @@ fn read(file: &Path) -> Result<v1::Document, CommandError> {
     Ok(v1::Document { yaml, name })
 }
 
-fn user(context: &Context) -> String {
+/// Who gives the command.
+pub(crate) fn user(context: &Context) -> String {
     let user = context.environment.user.clone();
     user.unwrap_or_else(|| "somebody".to_owned())
 }
@@ -130,7 +131,7 @@ pub(super) fn plan(file: &Path, context: &Context, output: &mut Output) -> Comma
     print(&changes, output)
 }
 
-pub(super) fn put(put: Put, file: &Path, context: &Context, output: &mut Output) -> CommandResult {
+pub(crate) fn put(put: Put, file: &Path, context: &Context, output: &mut Output) -> CommandResult {
     let document = read(file)?;
     let sent = document.clone();
     let by = user(context);
@@ -190,7 +191,10 @@ pub(super) fn remove(job: &str, context: &Context, output: &mut Output) -> Comma
     let changed = desk::ask(
         context,
         async |client| Ok(client.jobs().remove(request).await?.into_inner()),
-        async |desk| desk.remove_definition(DefinitionKind::Job, job).await,
+        async |desk| {
+            desk.remove_definition(DefinitionKind::Job, job, &user(context))
+                .await
+        },
     )?;
     if output.format == Format::Json {
         output.json(&serde_json::json!({ "job": job, "changed": changed.changed }))?;

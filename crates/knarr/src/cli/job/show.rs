@@ -23,6 +23,7 @@ struct Listed<'a> {
     paused_by: Option<&'a str>,
     last_run: Option<LastRun<'a>>,
     problem: Option<&'a str>,
+    waits: Option<&'a str>,
     added_at: Option<Timestamp>,
     added_by: Option<&'a str>,
     updated_at: Option<Timestamp>,
@@ -60,6 +61,7 @@ fn listed(job: &v1::Job) -> Listed<'_> {
             message: given(&run.message),
         }),
         problem: given(&job.problem),
+        waits: given(&job.waits),
         added_at: job.added_at.map(timestamp),
         added_by: given(&job.added_by),
         updated_at: job.updated_at.map(timestamp),
@@ -78,6 +80,7 @@ pub(super) fn list(context: &Context, output: &mut Output) -> CommandResult {
         }
         let next = match (listed.problem, listed.paused_since, listed.next.first()) {
             (Some(_), _, _) => "not at work".to_owned(),
+            (None, _, _) if listed.waits.is_some() => "waits for an endpoint".to_owned(),
             (None, Some(since), _) => format!("paused since {}", shown_time(since)),
             (None, None, Some(next)) => shown_time(*next),
             (None, None, None) => "-".to_owned(),
@@ -135,6 +138,7 @@ pub(super) fn show(name: &str, context: &Context, output: &mut Output) -> Comman
             .problem
             .map(|problem| ("not at work", problem.to_owned())),
     );
+    facts.extend(listed.waits.map(|waits| ("waits", waits.to_owned())));
     facts.extend(listed.paused_since.map(|since| {
         let by = listed.paused_by.unwrap_or_default();
         ("paused", format!("since {}, by {by}", shown_time(since)))

@@ -1,5 +1,7 @@
 //! `job run`, `job cancel` and `job retry`.
 
+use std::collections::BTreeMap;
+
 use knarr_core::Clock as _;
 use knarr_core::RelPath;
 use knarr_core::run::RunState;
@@ -27,14 +29,15 @@ pub(super) fn run_now(arguments: &RunJob, context: &Context, output: &mut Output
                 .hint("`knarr run` does its work; `knarr copy` does the same once, now"),
         );
     }
+    let given = arguments.given()?;
     let session = Session::open(context, Fresh::Make)?;
     let result = session.runtime.block_on(async {
         match &session.backend {
             Backend::Node(client) if arguments.dry_run => {
-                preview_of_node(client, &job.name, output).await
+                preview_of_node(client, &job.name, given, output).await
             }
-            Backend::Node(client) => run_of_node(client, &job.name, context, output).await,
-            Backend::State(store) => run_here(arguments, store, context, output).await,
+            Backend::Node(client) => run_of_node(client, &job.name, given, context, output).await,
+            Backend::State(store) => run_here(arguments, &given, store, context, output).await,
         }
     });
     session
@@ -47,11 +50,13 @@ pub(super) fn run_now(arguments: &RunJob, context: &Context, output: &mut Output
 async fn run_of_node(
     client: &Client,
     job: &str,
+    parameters: BTreeMap<String, String>,
     context: &Context,
     output: &mut Output,
 ) -> CommandResult {
     let request = v1::RunJobRequest {
         job: job.to_owned(),
+        parameters: parameters.into_iter().collect(),
     };
     let streaming = client.jobs().run(request).await.map_err(node_told)?;
     let cancel = async || {
@@ -73,6 +78,7 @@ async fn run_of_node(
 /// Runs it in this process.
 async fn run_here(
     arguments: &RunJob,
+    given: &BTreeMap<String, String>,
     store: &Store,
     context: &Context,
     output: &mut Output,
@@ -84,7 +90,20 @@ async fn run_here(
         CommandError::usage(format!("there is no job `{}`", arguments.job))
             .hint("`knarr job show` says what is wrong with it")
     })?;
+    let endpoints: Vec<&str> = crate::cli::host::endpoints_of(&job).collect();
+    let paused = store.read(|reader| reader.paused_endpoints())?;
+    let of_job =
+        |paused: &&knarr_store::pauses::PausedEndpoint| endpoints.contains(&paused.name.as_str());
+    if let Some(paused) = paused.iter().find(of_job).filter(|_| !arguments.dry_run) {
+        return Err(
+            CommandError::usage(format!("`{}` waits: {paused}", job.name))
+                .hint(format!("`knarr endpoint resume {}` ends that", paused.name)),
+        );
+    }
     let pickup = pickup_job(job, host.opener()).await?;
+    if let Err(error) = pickup.values(given) {
+        return Err(CommandError::usage(knarr_engine::chain(&error)));
+    }
     let watching = if arguments.dry_run {
         Watching::silent()
     } else {
@@ -92,13 +111,14 @@ async fn run_here(
     };
     let mut environment = environment(context, host.opener(), &watching).await?;
     if arguments.dry_run {
-        return preview(&pickup, &environment, output).await;
+        return preview(&pickup, given, &environment, output).await;
     }
     let began = context.clock.now();
     let telling = Telling::prepare(context, host.config(), store, Teller::OneRun).await?;
     environment.announcer = telling.announcer();
     let delivering = telling.start();
-    let ended = pickup.run(&environment, Cause::Manual).await;
+    let running = pickup.run_telling(&environment, Cause::Manual, given, drop);
+    let ended = running.await;
     watching.finish();
     delivering.end().await;
     let ended = ended.map_err(told)?;
@@ -159,10 +179,16 @@ fn print_not_now(reason: &str, output: &mut Output) -> std::io::Result<()> {
     output.line(format!("no run now: {reason}"))
 }
 
-async fn preview_of_node(client: &Client, job: &str, output: &mut Output) -> CommandResult {
+async fn preview_of_node(
+    client: &Client,
+    job: &str,
+    parameters: BTreeMap<String, String>,
+    output: &mut Output,
+) -> CommandResult {
     use v1::preview::Verdict as Told;
-    let request = v1::JobName {
+    let request = v1::RunJobRequest {
         job: job.to_owned(),
+        parameters: parameters.into_iter().collect(),
     };
     let streaming = client.jobs().dry_run(request).await.map_err(node_told)?;
     let mut streaming = streaming.into_inner();
@@ -191,12 +217,13 @@ async fn preview_of_node(client: &Client, job: &str, output: &mut Output) -> Com
 
 async fn preview(
     pickup: &PickupJob,
+    given: &BTreeMap<String, String>,
     environment: &knarr_engine::oneshot::Environment,
     output: &mut Output,
 ) -> CommandResult {
     let mut printed = Ok(());
     let mut outcome = Outcome::Done;
-    let told_all = pickup.preview(environment, |preview| {
+    let told_all = pickup.preview_given(environment, given, |preview| {
         if printed.is_err() {
             return;
         }

@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_secs(1);
 /// Attempts that are left when the server stops.
 const LAST_ATTEMPTS: u32 = 3;
+/// Between those.
+const LAST_PAUSE: Duration = Duration::from_millis(300);
 
 /// Logs and records what clients do. Ends when it is dropped: what waits is written first.
 pub(crate) struct Audit {
@@ -152,6 +154,9 @@ impl Audit {
     }
 
     fn refused(&self, event: &ServeEvent<'_>) {
+        if !record::is_worth_telling(event) {
+            return;
+        }
         if let ServeEvent::Operation { user, .. } = event {
             let fate = self.shared.lock().tally.operation(user, Instant::now());
             if fate == Fate::Single {
@@ -178,18 +183,14 @@ impl ServeObserver for Audit {
                 state.tally.connection(&source, Instant::now());
             }
             ServeEvent::LogIn { .. } => self.log_in(event),
-            ServeEvent::Operation { outcome, .. } if outcome.is_err() => {
-                if record::is_worth_telling(event) {
-                    self.refused(event);
-                }
-            }
+            ServeEvent::Operation { outcome, .. } if outcome.is_err() => self.refused(event),
             ServeEvent::Operation { .. } => {
                 let record = record::operation(event, self.now());
                 self.shared.put(record, Wait::ForRoom);
             }
             ServeEvent::Closed { end, .. } => {
                 let wait = match end {
-                    FileEnd::Closed => Wait::ForRoom,
+                    FileEnd::Closed | FileEnd::Failed => Wait::ForRoom,
                     FileEnd::Abandoned => Wait::Never,
                 };
                 self.shared.put(record::closed(event, self.now()), wait);
@@ -282,6 +283,8 @@ impl Shared {
                 tracing::error!("what clients of the SFTP server do cannot be recorded: {error}");
                 if self.is_ended() {
                     attempts_left = attempts_left.saturating_sub(1);
+                    // Nobody fills any more, so nothing else makes it wait.
+                    drop(self.filled.wait_timeout(self.lock(), LAST_PAUSE));
                 }
                 if attempts_left == 0 {
                     let records = batch.len() + self.lock().waiting.len();

@@ -86,6 +86,7 @@ fn file(event: &ServeEvent<'_>) {
             let (number, path) = (session.number, shown(path));
             let text = match end {
                 FileEnd::Closed => "closed",
+                FileEnd::Failed => "could not be closed",
                 FileEnd::Abandoned => "left open",
             };
             tracing::info!(

@@ -1,8 +1,10 @@
 //! The own SFTP server of the configuration: by itself, or inside of `knarr run`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use knarr_core::location::Location;
 use knarr_serve::event::ServeObserver;
 use knarr_serve::places::{Mount, Store, UserPlaces};
 use knarr_serve::ssh::{HostKeys, SshServer};
@@ -32,6 +34,54 @@ impl Listening {
     }
 }
 
+/// Who is let in by a server that listens.
+#[derive(Default)]
+pub(crate) struct LetIn {
+    users: Arc<Users>,
+    /// Each user, and how its places are defined.
+    known: BTreeMap<String, (String, User)>,
+}
+
+impl LetIn {
+    /// Lets in the users of the configuration of now, and nobody else. A user that is as before keeps the
+    /// connections; whoever is another or gone loses them. Returns who cannot be let in, and why.
+    pub(crate) async fn replace(&mut self, opener: &Opener<'_>) -> BTreeMap<String, String> {
+        let (mut known, mut wrong) = (BTreeMap::new(), BTreeMap::new());
+        let server = opener.config().sftp_server.as_ref();
+        for served in server.map_or(&[][..], |server| &server.users) {
+            let name = &served.user.name;
+            let places = places_in_words(served, opener);
+            match ready(served, opener, self.known.get(name), &places).await {
+                Ok(user) => {
+                    known.insert(name.clone(), (places, user));
+                }
+                Err(error) => {
+                    let why = error.on_one_line();
+                    tracing::error!(user = %name, "the user is not let in: {why}");
+                    wrong.insert(name.clone(), why);
+                }
+            }
+        }
+        self.known = known;
+        self.users
+            .replace(self.known.values().map(|(_, user)| user.clone()));
+        wrong
+    }
+}
+
+/// How the places of a user are defined: if that is the same, what is open of them stays.
+fn places_in_words(served: &ServedUser, opener: &Opener<'_>) -> String {
+    let endpoints = served
+        .mounts
+        .iter()
+        .filter_map(|mount| match &mount.location {
+            Location::Endpoint { name, .. } => opener.config().endpoints.get(name),
+            _ => None,
+        });
+    let endpoints: Vec<_> = endpoints.collect();
+    format!("{:?} {:?} {endpoints:?}", served.mounts, served.quota)
+}
+
 /// Prepares the server of the configuration, if there is one: its keys, its users, its addresses.
 ///
 /// # Errors
@@ -40,14 +90,19 @@ pub(crate) async fn listen(
     opener: &Opener<'_>,
     state: &Path,
     observer: Arc<dyn ServeObserver>,
-) -> Result<Option<Listening>, CommandError> {
+) -> Result<Option<(Listening, LetIn)>, CommandError> {
     let Some(config) = opener.config().sftp_server.clone() else {
         return Ok(None);
     };
-    let mut users = Vec::with_capacity(config.users.len());
-    for user in &config.users {
-        users.push(ready(user, opener).await?);
+    let mut let_in = LetIn::default();
+    for served in &config.users {
+        let places = places_in_words(served, opener);
+        let user = ready(served, opener, None, &places).await?;
+        let_in.known.insert(user.name.clone(), (places, user));
     }
+    let_in
+        .users
+        .replace(let_in.known.values().map(|(_, user)| user.clone()));
     let host_keys = host_keys(&config, state).await?;
     let mut listeners = Vec::with_capacity(config.listen.len());
     for address in &config.listen {
@@ -65,9 +120,9 @@ pub(crate) async fn listen(
     for fingerprint in host_keys.fingerprints() {
         tracing::info!(%fingerprint, "host key");
     }
-    let users = Arc::new(Users::new(users));
+    let users = Arc::clone(&let_in.users);
     let server = SshServer::new(config.options, users, &host_keys, observer);
-    Ok(Some(Listening { server, listeners }))
+    Ok(Some((Listening { server, listeners }, let_in)))
 }
 
 /// `knarr sftp-server`: the server alone, until it is told to stop.
@@ -88,9 +143,15 @@ pub(super) fn run(context: &Context) -> CommandResult {
         let opener = Opener::with_config(context, config, Asking::Nobody);
         let audit = Audit::start(store.clone()).map_err(CommandError::failed)?;
         let audit = Arc::new(audit);
-        let Some(listening) = listen(&opener, &state, Arc::<Audit>::clone(&audit)).await? else {
+        let told = Arc::<Audit>::clone(&audit);
+        let Some((listening, let_in)) = listen(&opener, &state, told).await? else {
             return Ok(Outcome::Done);
         };
+        if let_in.users.is_empty() {
+            return Err(CommandError::usage("nobody may log in").hint(
+                "write users into the configuration; those that were added are served by `knarr run`",
+            ));
+        }
         let stop = CancellationToken::new();
         crate::cli::stop::on_signals(&stop);
         tokio::spawn(crate::retention::keep(store, retention, stop.clone()));
@@ -148,8 +209,14 @@ async fn host_keys(config: &SftpServer, state: &Path) -> Result<HostKeys, Comman
         .map_err(CommandError::failed)
 }
 
-/// The user, with everything that had to be fetched.
-async fn ready(served: &ServedUser, opener: &Opener<'_>) -> Result<User, CommandError> {
+/// The user, with everything that had to be fetched. What is the same as it was `before` is taken from there:
+/// a place that is open, the hash of a password.
+async fn ready(
+    served: &ServedUser,
+    opener: &Opener<'_>,
+    before: Option<&(String, User)>,
+    places: &str,
+) -> Result<User, CommandError> {
     let mut user = served.user.clone();
     for path in &served.key_files {
         user.keys.extend(key_file(&user.name, path)?);
@@ -157,8 +224,15 @@ async fn ready(served: &ServedUser, opener: &Opener<'_>) -> Result<User, Command
     user.password = match &served.password {
         None => None,
         Some(UserPassword::Hash(hash)) => Some(hash.clone()),
-        Some(UserPassword::Secret(source)) => Some(password(&user.name, source, opener).await?),
+        Some(UserPassword::Secret(source)) => {
+            let before = before.and_then(|(_, user)| user.password.clone());
+            Some(password(&user.name, source, opener, before).await?)
+        }
     };
+    if let Some((_, before)) = before.filter(|(known, _)| known == places) {
+        user.places = before.places.clone();
+        return Ok(user);
+    }
     let mut mounts = Vec::with_capacity(served.mounts.len());
     for mount in &served.mounts {
         mounts.push(open(mount, opener).await?);
@@ -193,10 +267,13 @@ async fn password(
     user: &str,
     source: &SecretSource,
     opener: &Opener<'_>,
+    before: Option<PasswordHash>,
 ) -> Result<PasswordHash, CommandError> {
     let text = opener.secrets().get(source).await?;
     let hashed = tokio::task::spawn_blocking(move || {
-        if text.starts_with("$argon2") {
+        if let Some(before) = before.filter(|before| before.matches(&text)) {
+            Ok(before)
+        } else if text.starts_with("$argon2") {
             PasswordHash::parse(&text)
         } else {
             PasswordHash::of(&text)

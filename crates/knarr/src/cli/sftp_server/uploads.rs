@@ -19,11 +19,13 @@ const AGAIN: Duration = Duration::from_secs(5);
 /// a job is asked for once; a run that is under way then is followed by one more.
 #[derive(Debug)]
 pub(crate) struct Uploads {
-    /// Users, and the job that waits for each of them.
-    waiting: RwLock<Vec<(String, String)>>,
+    waiting: Arc<Waiting>,
     asked: Arc<Asked>,
     audit: Arc<Audit>,
 }
+
+/// Users, and the job that waits for each of them.
+type Waiting = RwLock<Vec<(String, String)>>;
 
 #[derive(Debug, Default)]
 struct Asked {
@@ -35,9 +37,15 @@ impl Uploads {
     /// For the jobs of a configuration. Ends with the node that `control` belongs to.
     pub(crate) fn new(config: &Config, control: Control, audit: Arc<Audit>) -> Self {
         let asked = Arc::new(Asked::default());
-        tokio::spawn(begin(Arc::clone(&asked), control, Arc::clone(&audit)));
+        let waiting = Arc::<Waiting>::default();
+        tokio::spawn(begin(
+            Arc::clone(&asked),
+            Arc::clone(&waiting),
+            control,
+            Arc::clone(&audit),
+        ));
         let uploads = Self {
-            waiting: RwLock::default(),
+            waiting,
             asked,
             audit,
         };
@@ -94,7 +102,12 @@ fn waiting(config: &Config) -> Vec<(String, String)> {
     config.jobs.values().flat_map(waits).collect()
 }
 
-async fn begin(asked: Arc<Asked>, control: Control, audit: Arc<Audit>) {
+fn is_waiting(waiting: &Waiting, job: &str) -> bool {
+    let waiting = waiting.read().unwrap_or_else(PoisonError::into_inner);
+    waiting.iter().any(|(_, name)| name == job)
+}
+
+async fn begin(asked: Arc<Asked>, waiting: Arc<Waiting>, control: Control, audit: Arc<Audit>) {
     loop {
         tokio::select! {
             () = asked.changed.notified() => {}
@@ -111,6 +124,11 @@ async fn begin(asked: Arc<Asked>, control: Control, audit: Arc<Audit>) {
             match control.trigger(&job, Cause::Upload).await {
                 Ok(()) => {}
                 Err(ControlError::Stopped) => return,
+                // It is about to be there, or cannot be opened just now.
+                Err(ControlError::Unknown { .. }) if is_waiting(&waiting, &job) => {
+                    let mut again = asked.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+                    again.insert(job);
+                }
                 Err(error @ (ControlError::Unknown { .. } | ControlError::Watches { .. })) => {
                     tracing::debug!(job, %error, "nobody waits for the upload any more");
                 }

@@ -242,6 +242,7 @@ const fn headline(record: &CustodyRecord) -> (&'static str, Option<Style>, &'sta
         Action::Changed => ("✓", Some(Style::Good), "changed by a client"),
         Action::Refused => ("✗", Some(Style::Bad), "refused"),
         Action::Unrecorded => ("!", Some(Style::Warning), "not recorded"),
+        Action::Acknowledged => ("✓", Some(Style::Good), "acknowledged by a file"),
     }
 }
 

@@ -6,14 +6,15 @@ use jiff::civil::Time;
 use jiff::tz::TimeZone;
 use knarr_core::Timestamp;
 use knarr_core::alert::Hours;
-use knarr_core::filter::{Filter, TEMPORARY_NAMES};
+use knarr_core::filter::{Filter, TEMPORARY_NAMES, escaped};
 use knarr_core::job::{After, Deletes};
 use knarr_core::matching::{Matching, Since};
 use knarr_core::moment::Moment;
+use knarr_core::parameters::Parameters;
 use knarr_core::pattern::Pattern;
 use knarr_engine::conditions::{Choice, Conditions, Marker};
 use knarr_engine::outbox::shape::days;
-use knarr_engine::{FileChecks, ScanCommand};
+use knarr_engine::{FileChecks, IcapScan, ScanCommand};
 
 use crate::config::check::{Checker, Place};
 use crate::config::read::At;
@@ -37,13 +38,16 @@ impl Checker<'_> {
     pub(super) fn meant(
         &mut self,
         shape: &JobShape,
+        parameters: &Parameters,
+        own: Option<String>,
         zone: &TimeZone,
         place: Place<'_>,
     ) -> Option<Meant> {
         let checks = self.file_checks(shape, place);
         let conditions = self.conditions(shape, zone, place);
         let choice = self.choice(shape, place);
-        let mut exclude = Vec::new();
+        // What the job writes there itself is none of its files.
+        let mut exclude: Vec<String> = own.into_iter().collect();
         if let Some(algorithm) = checks.checksum {
             // It comes with its file, and is none of its own.
             exclude.push(format!("*{}", algorithm.suffix()));
@@ -51,9 +55,10 @@ impl Checker<'_> {
         if let Some(After::Rename(suffix)) = shape.after.as_ref().map(|after| &after.value) {
             exclude.push(format!("*{}", escaped(suffix)));
         }
-        let matching = self.matching(&shape.matching, exclude, zone, place)?;
+        let matching = self.matching(&shape.matching, parameters, exclude, zone, place)?;
         // Any time will do to find out what is wrong.
-        let filter = match matching.at(Timestamp::from_seconds(0), None) {
+        let values = parameters.any();
+        let filter = match matching.at_with(Timestamp::from_seconds(0), None, &values) {
             Ok(filter) => filter,
             Err(error) => {
                 self.problem(place.of("match"), &(0..0), error.to_string());
@@ -88,10 +93,13 @@ impl Checker<'_> {
         let mut globs = matching.include.iter().chain(&matching.exclude);
         if let Some(deletes) = &shape.deletes
             && deletes.value == Deletes::Mirror
-            && globs.any(|glob| knarr_core::moment::has_dates(glob))
+            && globs.any(|glob| {
+                knarr_core::moment::has_dates(glob)
+                    || knarr_core::parameters::in_glob(glob).next().is_some()
+            })
         {
-            let message =
-                "`mirror` would delete yesterday's delivery when the dates of the patterns move on";
+            let message = "`mirror` would delete yesterday's delivery when the dates or parameters of the patterns \
+                           move on";
             let help = "use `deletes: keep`";
             self.helped(place.of("deletes"), &deletes.span, message.to_owned(), help);
         }
@@ -117,6 +125,7 @@ impl Checker<'_> {
     fn matching(
         &mut self,
         shape: &MatchShape,
+        parameters: &Parameters,
         more: Vec<String>,
         zone: &TimeZone,
         place: Place<'_>,
@@ -124,10 +133,12 @@ impl Checker<'_> {
         let before = self.problems.len();
         for (name, globs) in [("include", &shape.include), ("exclude", &shape.exclude)] {
             for glob in &globs.0 {
+                let place_of_glob = place.of(&format!("match.{name}"));
+                self.parameters_in(glob, parameters, place_of_glob);
                 let now = Timestamp::from_seconds(0);
                 let filled = knarr_core::moment::fill_dates(&glob.value, now, zone);
                 let wrong = match filled {
-                    Ok(filled) => Filter::new([filled.as_str()], [])
+                    Ok(filled) => Filter::new([parameters.any().fill_glob(&filled).as_str()], [])
                         .err()
                         .map(|e| e.to_string()),
                     Err(error) => Some(error.to_string()),
@@ -346,10 +357,25 @@ impl Checker<'_> {
             }
             found.types.extend(check.types.0.iter().copied());
             if let Some(scan) = &check.scan {
-                found.scan = self.scan(scan, place);
+                match &scan.value.icap {
+                    Some(url) => found.icap = self.icap(scan, url, place),
+                    None => found.scan = self.scan(scan, place),
+                }
             }
         }
         found
+    }
+
+    fn icap(&mut self, scan: &At<ScanShape>, url: &str, place: Place<'_>) -> Option<IcapScan> {
+        if !scan.value.command.is_empty() {
+            let message = "a scanner is a `command` or an `icap` service, not both".to_owned();
+            let help = "write two `scan`s, and both are asked";
+            self.helped(place.of("checks.scan"), &scan.span, message, help);
+        }
+        let timeout = scan.value.timeout.map_or(SCAN_LIMIT, |span| span.0);
+        IcapScan::new(url, timeout)
+            .map_err(|error| self.problem(place.of("checks.scan"), &scan.span, error.to_string()))
+            .ok()
     }
 
     fn scan(&mut self, scan: &At<ScanShape>, place: Place<'_>) -> Option<ScanCommand> {
@@ -367,14 +393,4 @@ impl Checker<'_> {
             timeout: scan.value.timeout.map_or(SCAN_LIMIT, |span| span.0),
         })
     }
-}
-
-/// A glob that matches just this text.
-fn escaped(text: &str) -> String {
-    let escape = |c: char| match c {
-        '*' | '?' | '[' | ']' | '{' | '}' | '!' => format!("[{c}]"),
-        '\\' => "\\\\".to_owned(),
-        other => other.to_string(),
-    };
-    text.chars().map(escape).collect()
 }

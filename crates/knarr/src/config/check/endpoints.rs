@@ -147,6 +147,7 @@ impl Checker<'_> {
                 .known_hosts
                 .as_ref()
                 .map(|file| self.path(&file.value)),
+            origin: self.origin,
         }))
     }
 

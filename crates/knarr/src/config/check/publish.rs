@@ -19,7 +19,7 @@ impl Checker<'_> {
             Written::Each => return Publish::Each,
             Written::Batch => None,
             Written::Last(glob) => match Marker::new(glob) {
-                Ok(marker) => Some(marker),
+                Ok(marker) => Some(Box::new(marker)),
                 Err(error) => {
                     self.problem(at.clone(), &publish.span, error.to_string());
                     None

@@ -39,15 +39,6 @@ impl Checker<'_> {
         let listen = self.listen(&shape.listen, place);
         let options = self.server_limits(&shape.limits, Place("sftp_server.limits"));
         let mut users = Vec::new();
-        if shape.users.is_empty() {
-            let help = "write them under `users`, each with a key or a password";
-            self.helped(
-                place.0.to_owned(),
-                &key.span,
-                "nobody may log in".to_owned(),
-                help,
-            );
-        }
         let keys = user_keys(node);
         for (name, user) in &shape.users {
             let key = keys.iter().find(|key| key.name == *name);
@@ -146,7 +137,7 @@ impl Checker<'_> {
         options
     }
 
-    fn served_user(
+    pub(in crate::config) fn served_user(
         &mut self,
         key: &Key,
         shape: &ServerUserShape,

@@ -38,7 +38,13 @@ pub(in crate::config) struct CheckShape {
     /// The only kinds of content that are taken, told by how it begins.
     #[serde(default)]
     pub(in crate::config) types: Many<ContentType>,
-    /// A program that gets the content on its standard input, and ends with 0 if it is clean, with 1 if not.
+    /// What becomes of a file whose content the job has delivered before, under whatever name: `skip` counts it
+    /// as delivered, `park` leaves it to a person. Without it, it is delivered.
+    pub(in crate::config) duplicates: Option<At<DuplicatesShape>>,
+    /// How long a content is remembered for `duplicates`; 90d by default.
+    pub(in crate::config) duplicates_within: Option<At<Span>>,
+    /// A scanner: a program that gets the content on its standard input, and ends with 0 if it is clean, with 1
+    /// if not; or one that is asked over ICAP.
     pub(in crate::config) scan: Option<At<ScanShape>>,
 }
 
@@ -57,12 +63,26 @@ pub(in crate::config) struct HoursShape {
     pub(in crate::config) timezone: Option<At<String>>,
 }
 
+/// What becomes of a file whose content was delivered before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(in crate::config) enum DuplicatesShape {
+    /// It counts as delivered: its source is taken care of, and nothing is moved.
+    #[default]
+    Skip,
+    /// It is parked until a person acts.
+    Park,
+}
+
 /// A scanner.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct ScanShape {
     /// The absolute path of a program, and its arguments. Only in the configuration file.
+    #[serde(default)]
     pub(in crate::config) command: Vec<String>,
-    /// How long it may take after the last byte; 60s by default.
+    /// Instead of a program: the URL of a service, such as icap://scanner.example:1344/avscan.
+    pub(in crate::config) icap: Option<String>,
+    /// How long it may take after the last byte, and over ICAP for each step; 60s by default.
     pub(in crate::config) timeout: Option<Span>,
 }

@@ -211,7 +211,14 @@ pub(super) fn closed(event: &ServeEvent<'_>, at: Timestamp) -> Option<CustodyRec
     let mut record = match (end, written_bytes, uploaded_bytes) {
         // It is told by the upload.
         (_, _, Some(_)) => return None,
-        (FileEnd::Abandoned, 0, None) => return None,
+        (FileEnd::Abandoned | FileEnd::Failed, 0, None) => return None,
+        (FileEnd::Failed, _, None) => {
+            let mut record = blank(Action::UploadCut, about, at);
+            let words =
+                format!("{written_bytes} bytes were written, and it could not be completed");
+            record.message = told([Some(words), odd], session);
+            record
+        }
         (FileEnd::Abandoned, _, None) => {
             let mut record = blank(Action::UploadCut, about, at);
             let words = format!("{written_bytes} bytes were written before the connection ended");
